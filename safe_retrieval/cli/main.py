@@ -1,0 +1,51 @@
+"""Entry point of ``safe-retrieval``: puts the command groups together and turns errors into one readable line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from safe_retrieval import __version__
+from safe_retrieval.cli import audit, encode, index, models, search, train
+from safe_retrieval.errors import SafeRetrievalError
+
+app = typer.Typer(
+    name="safe-retrieval",
+    help="Output-centric retrieval, and audits of how much harm a retriever hands over.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(models.app, name="models")
+app.add_typer(index.app, name="index")
+app.command("search")(search.search)
+app.command("encode")(encode.encode)
+app.command("audit")(audit.audit)
+app.command("train")(train.train)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"safe-retrieval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Output-centric retrieval, and audits of how much harm a retriever hands over."""
+
+
+def run() -> None:
+    """Run the program; an expected error is one line on stderr and exit code 2."""
+    try:
+        app()
+    except SafeRetrievalError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()
