@@ -1,0 +1,53 @@
+"""What a ranking is worth and how sure that figure is: nDCG, recall, harm@k, AUROC, and the statistics around them.
+
+Every metric comes as ``*_per_query`` (query id to value, unjudged queries left out) and as the mean over queries.
+Nothing here imports more than NumPy at the top, so the room is cheap to use from anywhere.
+"""
+
+from safe_retrieval.metrics.auroc import auroc, auroc_estimate
+from safe_retrieval.metrics.harm import (
+    any_harm,
+    any_harm_per_query,
+    first_rank,
+    harm,
+    harm_per_query,
+)
+from safe_retrieval.metrics.judgements import Qrels, Run
+from safe_retrieval.metrics.ndcg import ndcg, ndcg_per_query
+from safe_retrieval.metrics.recall import recall, recall_per_query
+from safe_retrieval.metrics.statistics import (
+    Change,
+    Estimate,
+    McNemar,
+    bootstrap_mean,
+    mcnemar,
+    mean_estimate,
+    paired_bootstrap,
+    required_sample_size,
+    wilson,
+)
+
+__all__ = [
+    "Change",
+    "Estimate",
+    "McNemar",
+    "Qrels",
+    "Run",
+    "any_harm",
+    "any_harm_per_query",
+    "auroc",
+    "auroc_estimate",
+    "bootstrap_mean",
+    "first_rank",
+    "harm",
+    "harm_per_query",
+    "mcnemar",
+    "mean_estimate",
+    "ndcg",
+    "ndcg_per_query",
+    "paired_bootstrap",
+    "recall",
+    "recall_per_query",
+    "required_sample_size",
+    "wilson",
+]
