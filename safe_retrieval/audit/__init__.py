@@ -1,0 +1,1 @@
+"""Audits: how often a retriever hands over harmful passages, with benign recall beside it."""
