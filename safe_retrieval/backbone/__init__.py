@@ -1,0 +1,1 @@
+"""The frozen causal language model that queries are asked of."""

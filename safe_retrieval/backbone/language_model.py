@@ -1,0 +1,249 @@
+"""A frozen causal language model: prefix pass, continuation pass, and the token distribution after a prompt.
+
+Every query is asked as ``[shared prefix][padding][query][after]``. The shared prefix (chat template and system prompt)
+is computed once per policy and reused. A *prefix pass* runs the query part and keeps keys and values; a *continuation
+pass* runs more positions behind them. Padding stands between the shared prefix and the query, never at the end, so the
+last column is the end of the prompt in every row and trained tokens always follow it directly.
+
+Rows are independent: padding is masked and position ids count real tokens only, so a row's result depends on its batch
+through rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from safe_retrieval.backbone import template
+from safe_retrieval.backbone.key_values import KeyValues
+from safe_retrieval.backbone.template import PromptTemplate
+from safe_retrieval.backbone.tokenizer import TextTokenizer
+from safe_retrieval.errors import InputError, ModelError
+
+MAX_QUERY_TOKENS = 512
+
+
+class Prefix(NamedTuple):
+    """What a prefix pass leaves behind for B prompts.
+
+    Attributes:
+        key_values: keys and values of all columns, shared prefix included.
+        mask: (B, n) bool, False where a column is padding.
+        lengths: (B,) int64, real positions in each row.
+        state: (B, H) last-layer state (after the final norm) at the end of the prompt.
+    """
+
+    key_values: KeyValues
+    mask: Tensor
+    lengths: Tensor
+    state: Tensor
+
+    def select(self, rows: Tensor) -> Prefix:
+        """The given rows, copied."""
+        return Prefix(self.key_values.select(rows), self.mask[rows], self.lengths[rows], self.state[rows])
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """The template of one system prompt with the keys and values of its first part, (1, kv_heads, S, head_dim)."""
+
+    template: PromptTemplate
+    key_values: KeyValues
+
+    @property
+    def length(self) -> int:
+        """Number of shared positions S."""
+        return len(self.template.before)
+
+
+class LanguageModel:
+    """Tokenizer and frozen causal LM.
+
+    Args:
+        model: a ``transformers`` causal LM; it is put into evaluation mode and its weights are frozen.
+        tokenizer: its tokenizer, wrapped.
+        name: a name for people.
+        fingerprint: hash of the weights, ``sha256:...``.
+    """
+
+    def __init__(self, model: Any, tokenizer: TextTokenizer, *, name: str, fingerprint: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.fingerprint = fingerprint
+        self._shared: dict[str, SharedPrefix] = {}
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        dtype: str | torch.dtype = "auto",
+        device: str = "auto",
+        offline: bool = False,
+    ) -> LanguageModel:
+        """Load by catalog name, hub id or folder.
+
+        Args:
+            name: for example ``qwen2.5-coder-0.5b-instruct``, ``Qwen/Qwen3-0.6B`` or a folder.
+            dtype: ``"auto"`` is bfloat16 where the processor computes it natively, float32 elsewhere (see
+                :func:`native_dtype`).
+            device: ``"auto"`` is CUDA where there is one, else the CPU.
+            offline: open no connection.
+
+        Raises:
+            ModelError: as :func:`safe_retrieval.models.fetch.resolve` does, or the folder holds no causal LM.
+        """
+        from safe_retrieval.models.catalog import ModelKind
+        from safe_retrieval.models.fetch import resolve
+
+        found = resolve(name, offline=offline, kind=ModelKind.LANGUAGE_MODEL)
+        return cls.from_folder(found.path, name=found.name, fingerprint=found.fingerprint, dtype=dtype, device=device)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        fingerprint: str,
+        dtype: str | torch.dtype = "auto",
+        device: str = "auto",
+    ) -> LanguageModel:
+        """Load a ``transformers`` folder with safetensors weights; never runs code from it."""
+        from transformers import AutoModelForCausalLM
+
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        number = native_dtype(place) if dtype == "auto" else dtype
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=number, trust_remote_code=False, use_safetensors=True
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"expected a causal language model with safetensors weights in {folder}: {error}") from error
+        return cls(model.to(place), TextTokenizer.load(folder), name=name, fingerprint=fingerprint)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are, and hidden states come back in."""
+        found = self.model.dtype
+        if not isinstance(found, torch.dtype):
+            raise ModelError(f"expected the model to have one dtype, got {found!r}")
+        return found
+
+    @property
+    def hidden_size(self) -> int:
+        """Width H of the hidden states."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    def shared_prefix(self, system_prompt: str) -> SharedPrefix:
+        """Template and kept keys and values of a system prompt; computed on first use, then reused."""
+        known = self._shared.get(system_prompt)
+        if known is None:
+            rendered = template.render(self.tokenizer, system_prompt)
+            ids = torch.tensor([rendered.before], device=self.device)
+            with torch.inference_mode():
+                out = self._base(input_ids=ids, use_cache=True)
+            known = SharedPrefix(rendered, KeyValues.from_cache(out.past_key_values))
+            self._shared[system_prompt] = known
+        return known
+
+    def token_ids(
+        self, queries: Sequence[str], system_prompt: str, *, max_tokens: int = MAX_QUERY_TOKENS
+    ) -> list[list[int]]:
+        """Ids of each query and of what follows it in the template; a query keeps its first ``max_tokens`` tokens."""
+        after = self.shared_prefix(system_prompt).template.after
+        return [[*row, *after] for row in self.tokenizer.encode_text(queries, max_tokens=max_tokens)]
+
+    @torch.inference_mode()
+    def prefix_pass(self, token_ids: Sequence[Sequence[int]], system_prompt: str) -> Prefix:
+        """Run B query parts (from :meth:`token_ids`) behind the shared prefix; no gradients.
+
+        Raises:
+            InputError: there is no row, or a row is empty.
+        """
+        if not token_ids or not all(token_ids):
+            raise InputError("expected at least one row of token ids and no empty row")
+        shared = self.shared_prefix(system_prompt)
+        ids, real = self._left_padded(token_ids)  # (B, L), (B, L)
+        batch, width = ids.shape
+        mask = torch.cat((real.new_ones(batch, shared.length), real), dim=1)
+        positions = shared.length + (real.cumsum(1) - 1).clamp(min=0)
+        out = self._base(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=shared.key_values.expand(batch).to_cache(),
+            use_cache=True,
+        )
+        return Prefix(
+            KeyValues.from_cache(out.past_key_values),
+            mask,
+            shared.length + real.sum(1),
+            out.last_hidden_state[:, width - 1],
+        )
+
+    def continuation_pass(self, prefix: Prefix, embeddings: Tensor) -> Tensor:
+        """Run T more positions, given as input embeddings (B, T, H) or (T, H), behind a prefix.
+
+        Returns (B, T, H) last-layer states after the final norm. Gradients flow to ``embeddings`` where they are on;
+        the prefix is not changed and can be used again.
+        """
+        batch = prefix.mask.shape[0]
+        if embeddings.dim() == 2:
+            embeddings = embeddings.expand(batch, -1, -1)
+        steps = embeddings.shape[1]
+        out = self._base(
+            inputs_embeds=embeddings.to(self.dtype),
+            attention_mask=torch.cat((prefix.mask, prefix.mask.new_ones(batch, steps)), dim=1),
+            position_ids=prefix.lengths[:, None] + torch.arange(steps, device=self.device),
+            past_key_values=prefix.key_values.to_cache(),
+            use_cache=True,
+        )
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Next-token logits (..., V) of last-layer states (..., H); costly, so ask for the positions needed only."""
+        return self.model.get_output_embeddings()(states.to(self.dtype))  # type: ignore[no-any-return]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings (..., H) of token ids."""
+        return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
+
+    def _base(self, **inputs: Any) -> Any:
+        return self.model.model(**inputs)
+
+    def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self.tokenizer.pad_id)
+        real = torch.zeros((len(rows), width), dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(row)
+            real[i, width - len(row) :] = True
+        return ids.to(self.device), real.to(self.device)
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively, else float32.
+
+    On a CPU without AVX512-BF16 or AMX, bfloat16 matrix products are emulated and several times slower than float32
+    (measured: 20 against 160 GFLOP/s on two Zen 3 cores), while with them float32 is the slow one.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        if any(getattr(torch.cpu, check, lambda: False)() for check in checks):
+            return torch.bfloat16
+    return torch.float32

@@ -1,0 +1,91 @@
+"""Text to token ids without ever reading control tokens out of the text.
+
+A tokenizer as downloaded turns ``<|im_end|>`` inside a user's text into the control token of that name, so a document
+could end the user's turn or play the system. Here a user's text goes through a copy of the tokenizer that knows no
+added tokens: the same characters become ordinary pieces of text. Only the chat template, which is ours, is tokenised
+with control tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safe_retrieval.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextTokenizer:
+    """Tokenizes user text as plain text, and trusted template text with control tokens.
+
+    Args:
+        tokenizer: a fast tokenizer from ``transformers``.
+
+    Raises:
+        ModelError: the tokenizer has no fast form, so its added tokens cannot be taken out.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                f"expected a fast tokenizer (tokenizer.json), got {type(tokenizer).__name__}, which would read control "
+                "tokens out of user text; convert it with transformers' convert_slow_tokenizer first"
+            )
+        self.trusted = tokenizer
+        self._plain = _without_added_tokens(tokenizer)
+        self._control_ids = frozenset(tokenizer.added_tokens_decoder)
+
+    @classmethod
+    def load(cls, folder: Path) -> TextTokenizer:
+        """Load from a model folder; never runs code from it."""
+        from transformers import AutoTokenizer
+
+        return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+
+    def encode_text(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
+        """Token ids of user texts, each cut to its first ``max_tokens`` tokens; no control token can occur."""
+        encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        rows = [encoding.ids[:max_tokens] for encoding in encodings]
+        for row in rows:
+            if not self._control_ids.isdisjoint(row):
+                raise ModelError("the tokenizer turned plain text into a control token; this backbone cannot be used")
+        return rows
+
+    def encode_trusted(self, text: str) -> list[int]:
+        """Token ids of text of our own, in which control tokens are meant."""
+        return list(self.trusted(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, control tokens left out."""
+        return str(self.trusted.decode(list(ids), skip_special_tokens=True))
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a response: the tokenizer's own end token and a chat template's end-of-turn tokens."""
+        names = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>")
+        known = self.trusted.get_vocab()
+        found = [known[name] for name in names if name in known]
+        if self.trusted.eos_token_id is not None:
+            found.insert(0, int(self.trusted.eos_token_id))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def pad_id(self) -> int:
+        """An id to fill with where the attention mask is 0; which one does not matter."""
+        pad = self.trusted.pad_token_id
+        return int(pad if pad is not None else self.end_ids[0])
+
+
+def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    description["added_tokens"] = []
+    description["post_processor"] = None
+    description["padding"] = description["truncation"] = None
+    return Tokenizer.from_str(json.dumps(description))
