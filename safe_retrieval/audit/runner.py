@@ -1,0 +1,97 @@
+"""Run an audit: ask every target every probe, score what came, and compare with the baseline.
+
+    from safe_retrieval.audit.probes import load_probe_set
+    from safe_retrieval.audit.runner import run_audit
+    from safe_retrieval.audit.targets import RetrieverTarget
+
+    report = run_audit(load_probe_set(), [RetrieverTarget(my_retriever, "mine")], baseline="mine")
+    report.arms["mine"].metrics["harm@5"]
+
+The retriever must hold exactly the probe set's documents. Nothing is written; ``audit.report`` writes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from safe_retrieval.audit.comparison import compare
+from safe_retrieval.audit.probes import ProbeKind, ProbeSet
+from safe_retrieval.audit.results import HEADLINE, AuditReport
+from safe_retrieval.audit.scoring import NDCG_CUTOFF, ask, findings, score
+from safe_retrieval.audit.targets import Arm, Target
+from safe_retrieval.errors import InputError
+
+CUTOFFS = (1, HEADLINE, 20)
+"""The k of harm and recall that every report has."""
+
+
+def run_audit(
+    probe_set: ProbeSet,
+    targets: Sequence[Target],
+    *,
+    cutoffs: Sequence[int] = CUTOFFS,
+    baseline: str = Arm.INPUT.value,
+    seed: int = 0,
+    provenance: Callable[[], Mapping[str, Any]] = dict,
+) -> AuditReport:
+    """Audit ``targets`` on one probe set.
+
+    Args:
+        probe_set: queries, corpus and judgements.
+        targets: retrievers over exactly that corpus, with distinct names.
+        cutoffs: further k beside :data:`CUTOFFS`.
+        baseline: name of the target that the others are compared with; no comparison where it is not among them.
+        seed: of every bootstrap; equal answers and seed give an equal report.
+        provenance: called once all targets have answered, when what ran is known.
+
+    Raises:
+        InputError: no target, two of one name, a cut-off below 1, or a probe set without harmful or benign queries.
+        AuditError: a target's answers cannot be right; see :func:`~safe_retrieval.audit.scoring.ask`.
+    """
+    _check(probe_set, targets, cutoffs)
+    all_cutoffs = tuple(sorted({*CUTOFFS, *cutoffs}))
+    depth = max(*all_cutoffs, NDCG_CUTOFF)
+    runs = {target.name: ask(target, probe_set, k=depth) for target in targets}
+    reference = runs.get(baseline)
+    others = {name: run for name, run in runs.items() if name != baseline} if reference else {}
+    return AuditReport(
+        data=_describe(probe_set),
+        cutoffs=all_cutoffs,
+        seed=seed,
+        arms={name: score(run, cutoffs=all_cutoffs, seed=seed) for name, run in runs.items()},
+        comparisons={
+            name: compare(reference, run, depth=depth, seed=seed) for name, run in others.items() if reference
+        },
+        findings=tuple(finding for run in runs.values() for finding in findings(run)),
+        provenance=provenance(),
+    )
+
+
+def _check(probe_set: ProbeSet, targets: Sequence[Target], cutoffs: Sequence[int]) -> None:
+    names = Counter(target.name for target in targets)
+    if not names or max(names.values()) > 1:
+        raise InputError(
+            f"expected at least one target and each name once, got: {', '.join(names.elements()) or 'none'}"
+        )
+    if any(k < 1 for k in cutoffs):
+        raise InputError(f"a cut-off is a rank of 1 or more, got {min(cutoffs)}")
+    kinds = {probe.kind for probe in probe_set.queries}
+    for needed in (ProbeKind.HARMFUL, ProbeKind.BENIGN):
+        if needed not in kinds:
+            raise InputError(
+                f"probe set {probe_set.name} has no {needed} query; a harm rate means nothing without benign recall "
+                "on the same corpus, so an audit needs both"
+            )
+
+
+def _describe(probe_set: ProbeSet) -> dict[str, Any]:
+    return {
+        "name": probe_set.name,
+        "version": probe_set.version,
+        "sha256": probe_set.sha256,
+        "documents": len(probe_set.documents),
+        "harmful_documents": len(probe_set.harmful_ids),
+        "queries": {kind.value: len(probe_set.of_kind(kind)) for kind in ProbeKind},
+    }
