@@ -20,13 +20,12 @@ import numpy as np
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.texts import BLANK, MAX_CHARACTERS, clean_texts, length_sorted_batches
 from safe_retrieval.errors import InputError, ModelError
+from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
+from safe_retrieval.models.record import ModelKind
 from safe_retrieval.types import FloatMatrix, QueryEncoding
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-DEFAULT_DOCUMENT_ENCODER = "all-minilm-l6-v2"
-"""Catalog name of the model that embeds documents unless another is asked for."""
 
 # A token of any tokenizer in use covers fewer characters than this on average, code and tables included.
 _CHARACTERS_PER_TOKEN = 16
@@ -101,7 +100,7 @@ class InputEncoder:
         """
         from safe_retrieval.models.fetch import resolve
 
-        resolved = resolve(name, offline=offline, kind="encoder")
+        resolved = resolve(name, offline=offline, kind=ModelKind.SENTENCE_ENCODER)
         return cls(resolved.path, name=resolved.name, fingerprint=resolved.fingerprint)
 
     @property

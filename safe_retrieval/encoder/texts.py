@@ -54,12 +54,17 @@ def clean_texts(texts: Sequence[str], *, max_characters: int = MAX_CHARACTERS) -
     return [_clean(text, position, max_characters) for position, text in enumerate(texts)]
 
 
+def readable(text: str) -> str:
+    """``text`` with lone surrogates and NULs replaced by U+FFFD, so that it can be tokenised, stored and shown."""
+    return _UNREADABLE.sub(_REPLACEMENT, text)
+
+
 def _clean(text: object, position: int, max_characters: int) -> str:
     if not isinstance(text, str):
         raise InputError(
             f"text {position} is {type(text).__name__}, expected str; convert it, or leave it out of the list"
         )
-    text = _UNREADABLE.sub(_REPLACEMENT, text[:max_characters])
+    text = readable(text[:max_characters])
     return text if text and not text.isspace() else BLANK
 
 

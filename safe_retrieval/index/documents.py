@@ -1,0 +1,217 @@
+"""The documents of an index in one SQLite file: position, id, title, text, metadata.
+
+A writer fills a new file in one go; a reader opens a finished one read-only. The file is written without a journal,
+since a half-written one is thrown away, and opened as immutable, so that no stray journal beside it can change what
+is read.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from safe_retrieval.encoder.texts import readable
+from safe_retrieval.errors import DataError, IndexFormatError, InputError
+from safe_retrieval.index.vectors import is_valid_id
+from safe_retrieval.types import Document
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = f"""
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE documents (
+    position INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    title TEXT NOT NULL,
+    text TEXT NOT NULL,
+    metadata TEXT NOT NULL
+);
+"""
+_COLUMNS = "id, title, text, metadata"
+# SQLite's default bound on parameters was 999 until 3.32.
+_PARAMETERS = 900
+
+
+class DocumentWriter:
+    """Writes a new documents file; the context manager closes it.
+
+    Args:
+        path: the file; it must not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path)
+        self._connection.executescript(_SCHEMA)
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, documents: Sequence[Document]) -> None:
+        """Append documents at the next positions.
+
+        Raises:
+            DataError: an id is no string, empty, holds a NUL or a lone surrogate, or is there already; or metadata is
+                no JSON. The message names the document.
+        """
+        rows = [
+            (self._count + offset, *_row(document, self._count + offset)) for offset, document in enumerate(documents)
+        ]
+        try:
+            with self._connection:
+                self._connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?)", rows)
+        except sqlite3.IntegrityError as error:
+            # With the journal off there is no rollback, so the file is of no use from here on; the caller drops it.
+            raise DataError(f"{self._repeated(rows)}; ids are unique") from error
+        self._count += len(rows)
+
+    def _repeated(self, rows: Sequence[tuple[Any, ...]]) -> str:
+        first: dict[str, int] = {}
+        for position, identifier, *_ in rows:
+            stored = self._connection.execute(
+                "SELECT position FROM documents WHERE id = ? AND position < ?", (identifier, position)
+            ).fetchone()
+            before = stored[0] if stored else first.get(identifier)
+            if before is not None:
+                return f"documents {before} and {position} have the same id {identifier!r}"
+            first[identifier] = position
+        return "two documents have the same id"
+
+
+def _row(document: Document, position: int) -> tuple[str, str, str, str]:
+    if not isinstance(document.id, str) or not is_valid_id(document.id):
+        raise DataError(
+            f"document {position}: expected a non-empty string without NUL and lone surrogates as id, "
+            f"got {document.id!r}"
+        )
+    if not isinstance(document.text, str) or not isinstance(document.title, str):
+        raise DataError(f"document {document.id!r}: expected strings as title and text")
+    try:
+        metadata = json.dumps(dict(document.metadata), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"document {document.id!r}: metadata is not JSON: {error}") from error
+    return document.id, readable(document.title), readable(document.text), metadata
+
+
+class DocumentStore:
+    """A finished documents file, opened read-only; may be used from several threads.
+
+    Args:
+        path: the file.
+
+    Raises:
+        IndexFormatError: it is missing, damaged, or of an unknown version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise IndexFormatError(f"{path} is missing; restore it, or build the index again")
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(
+            f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True, check_same_thread=False
+        )
+        ((version,),) = self._query("PRAGMA user_version")
+        if version != SCHEMA_VERSION:
+            self.close()
+            raise IndexFormatError(f"{path}: expected documents of version {SCHEMA_VERSION}, got {version}")
+        ((self._count,),) = self._query("SELECT COUNT(*) FROM documents")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return int(self._count)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def ids_at(self, positions: Sequence[int]) -> list[str]:
+        """The ids at these positions, in the order asked.
+
+        Raises:
+            IndexFormatError: there is no document at one of them.
+        """
+        found = dict(self._select("position, id", "position", sorted(set(positions))))
+        missing = next((position for position in positions if position not in found), None)
+        if missing is not None:
+            raise IndexFormatError(f"{self._path}: there is no document at position {missing}; build the index again")
+        return [found[position] for position in positions]
+
+    def find(self, ids: Sequence[str]) -> dict[str, Document]:
+        """The documents of those ids that are there."""
+        valid = [identifier for identifier in dict.fromkeys(ids) if is_valid_id(identifier)]
+        return {row[0]: _document(row) for row in self._select(_COLUMNS, "id", valid)}
+
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of all those ids, in the order asked.
+
+        Raises:
+            InputError: an id is not in the index.
+        """
+        found = self.find(ids)
+        missing = next((identifier for identifier in ids if identifier not in found), None)
+        if missing is not None:
+            raise InputError(f"there is no document with the id {missing!r} in {self._path.parent}")
+        return [found[identifier] for identifier in ids]
+
+    def iterate(self, *, batch_size: int = 1_000) -> Iterator[Document]:
+        """All documents by position; a batch at a time, so memory does not grow with the corpus."""
+        for start in range(0, len(self), batch_size):
+            rows = self._query(
+                f"SELECT {_COLUMNS} FROM documents WHERE position >= ? AND position < ? ORDER BY position",  # noqa: S608 (constants)
+                (start, start + batch_size),
+            )
+            yield from map(_document, rows)
+
+    def faults(self) -> list[str]:
+        """What is wrong inside the file, by SQLite's own check and by the numbering of positions; empty if nothing."""
+        found = [f"{self._path}: {row[0]}" for row in self._query("PRAGMA integrity_check") if row[0] != "ok"]
+        ((low, high),) = self._query("SELECT MIN(position), MAX(position) FROM documents")
+        if len(self) and (low, high) != (0, len(self) - 1):
+            found.append(f"{self._path}: expected positions 0 to {len(self) - 1}, got {low} to {high}")
+        return found
+
+    def _select(self, columns: str, key: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(values), _PARAMETERS):
+            part = values[start : start + _PARAMETERS]
+            marks = ", ".join("?" * len(part))
+            # Only column names of this module and question marks are put into the statement; values are bound.
+            yield from self._query(f"SELECT {columns} FROM documents WHERE {key} IN ({marks})", part)  # noqa: S608 (above)
+
+    def _query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with self._lock, closing(self._connection.execute(statement, values)) as cursor:
+                return cursor.fetchall()
+        except sqlite3.DatabaseError as error:
+            raise IndexFormatError(
+                f"{self._path} cannot be read: {error}; restore it, or build the index again"
+            ) from error
+
+
+def _document(row: tuple[Any, ...]) -> Document:
+    identifier, title, text, metadata = row
+    return Document(identifier, text, title, json.loads(metadata))

@@ -1,0 +1,100 @@
+"""Exact search with FAISS: a flat inner-product index, with the checks that FAISS itself does not make.
+
+FAISS takes duplicate ids, NaN and float64 in silence, pads with -1 when asked for more than there is, and corrupts
+memory when it reads a damaged file; :class:`~safe_retrieval.index.base.VectorIndex` and :meth:`FaissIndex.read` stand
+in front of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe_retrieval.errors import IndexFormatError
+from safe_retrieval.index.base import IdTable, VectorIndex
+from safe_retrieval.types import FloatMatrix
+
+# Lists, levels and the like in a file that we wrote ourselves; a flat index has none.
+_MOST_LOOPS = 1_000_000
+_READING = threading.Lock()
+
+
+class FaissIndex(VectorIndex):
+    """Unit vectors in a FAISS ``IndexFlatIP``.
+
+    Args:
+        dimension: length of a vector.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        import faiss
+
+        super().__init__(dimension)
+        self._index: Any = faiss.IndexFlatIP(dimension)
+
+    @classmethod
+    def read(cls, path: Path, *, ids: IdTable) -> FaissIndex:
+        """Open a file that :meth:`write` made; check its hash first, FAISS does not survive every damaged file.
+
+        Args:
+            path: the file.
+            ids: the ids of its vectors, by position.
+
+        Raises:
+            IndexFormatError: the file is missing or damaged, holds another kind of index, or not one vector an id.
+        """
+        loaded = read_faiss(path)
+        if len(ids) != loaded.ntotal:
+            raise IndexFormatError(f"{path}: expected {len(ids)} vectors, one for each document, got {loaded.ntotal}")
+        index = cls.__new__(cls)
+        VectorIndex.__init__(index, loaded.d, ids=ids)
+        index._index = loaded
+        return index
+
+    def write(self, path: Path) -> None:
+        """Write the vectors in FAISS's own format; ids are the caller's to keep."""
+        import faiss
+
+        faiss.write_index(self._index, str(path))
+
+    def _append(self, vectors: FloatMatrix) -> None:
+        self._index.add(vectors)
+
+    def _candidates(self, queries: FloatMatrix, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        scores, positions = self._index.search(queries, count)
+        return scores, positions
+
+    def _vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
+        vectors: FloatMatrix = self._index.reconstruct_batch(positions)
+        return vectors
+
+
+def read_faiss(path: Path) -> Any:
+    """Read a flat inner-product index with limits on what the file can make FAISS allocate.
+
+    Raises:
+        IndexFormatError: the file is missing, damaged, or holds another kind of index.
+    """
+    import faiss
+
+    if not path.is_file():
+        raise IndexFormatError(f"{path} is missing; restore it, or build the index again")
+    with _READING:  # the limits are global to the process
+        before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+        # No vector inside a file is longer than the file.
+        faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
+        faiss.set_deserialization_loop_limit(_MOST_LOOPS)
+        try:
+            loaded = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise IndexFormatError(f"{path} is not a readable FAISS file: {error}; build the index again") from error
+        finally:
+            faiss.set_deserialization_vector_byte_limit(before[0])
+            faiss.set_deserialization_loop_limit(before[1])
+    if not isinstance(loaded, faiss.IndexFlatIP):
+        raise IndexFormatError(f"{path}: expected a flat inner-product index, got {type(loaded).__name__}")
+    return loaded

@@ -1,0 +1,229 @@
+"""``manifest.json``: what an index folder holds, who may ask it, and the hashes that prove it is whole.
+
+The manifest is the last file that a build writes, and it is replaced atomically: the files it names are the index, and
+whatever else lies in the folder is not. It is stored in one canonical form with a checksum of its own, so a change of
+any byte of it shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from safe_retrieval.errors import IndexFolderError, IndexFormatError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "safe-retrieval index"
+FORMAT_VERSION = 1
+
+_BLOCK_BYTES = 1 << 20
+_MEND = "restore it from a copy, or build the index again"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of an index: name inside the folder, size in bytes, SHA-256 in lower-case hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderRecord:
+    """The encoder of the documents.
+
+    Attributes:
+        name: a name that ``InputEncoder.load`` understands, where it is one of those.
+        space: fingerprint of the vector space; an encoder with another one is refused.
+        prompts: text put before a ``query`` or a ``document``, as far as the encoder has such.
+    """
+
+    name: str
+    space: str
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRecord:
+    """How the index was made.
+
+    Attributes:
+        created: UTC, ISO 8601.
+        seconds: wall time of the run that finished the build.
+        shards: number of shards that were encoded.
+        reused_shards: how many of them an earlier, interrupted run had left.
+        shard_size: documents in a shard.
+        versions: of Python and of the libraries that wrote files.
+    """
+
+    created: str
+    seconds: float
+    shards: int
+    reused_shards: int
+    shard_size: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexManifest:
+    """What an index folder holds.
+
+    Attributes:
+        encoder: who made the vectors.
+        dimension: length of a vector.
+        count: number of documents, which is the number of vectors.
+        vectors: the FAISS file.
+        documents: the SQLite file.
+        build: how it was made.
+        metric: inner product of unit vectors.
+        factory: FAISS's name for the kind of index.
+        format_version: version of this format.
+    """
+
+    encoder: EncoderRecord
+    dimension: int
+    count: int
+    vectors: FileRecord
+    documents: FileRecord
+    build: BuildRecord
+    metric: Literal["cosine"] = "cosine"
+    factory: Literal["Flat"] = "Flat"
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The canonical text, with the checksum over everything else in it."""
+        fields = {"format": FORMAT, **asdict(self)}
+        return _canonical({**fields, "sha256": hashlib.sha256(_canonical(fields).encode()).hexdigest()})
+
+    def write(self, folder: Path) -> None:
+        """Put the manifest into ``folder``, in the place of the one that is there; readers see one or the other."""
+        partial = folder / f".{MANIFEST_NAME}.partial"
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(self.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / MANIFEST_NAME)
+        sync_folder(folder)
+
+    def files(self) -> tuple[FileRecord, ...]:
+        """The files that make up the index, besides the manifest."""
+        return self.vectors, self.documents
+
+
+def read_manifest(folder: Path) -> IndexManifest:
+    """Read and check the manifest of an index folder.
+
+    Raises:
+        IndexFolderError: there is no index at ``folder``.
+        IndexFormatError: the manifest is damaged, altered, or of an unknown version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IndexFolderError(_why_missing(folder)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise IndexFormatError(f"{path} cannot be read: {error}; {_MEND}") from error
+    fields = _parse(text, path)
+    try:
+        manifest = _from_fields(fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IndexFormatError(f"{path} is damaged ({error}); {_MEND}") from error
+    if manifest.to_json() != text:
+        raise IndexFormatError(f"{path} is damaged or was altered; {_MEND}")
+    return manifest
+
+
+def _why_missing(folder: Path) -> str:
+    if (folder / ".building").exists():
+        return f"{folder} holds an unfinished build and no index; run the same build again, it goes on where it stopped"
+    return f"there is no index at {folder} (no {MANIFEST_NAME}); make one with: safe-retrieval index build CORPUS OUT"
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise IndexFormatError(f"{path} is damaged ({error}); {_MEND}") from error
+    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+        raise IndexFormatError(f"{path}: expected the manifest of a {FORMAT!r}, got something else")
+    version = fields.get("format_version")
+    if version != FORMAT_VERSION:
+        raise IndexFormatError(
+            f"{path}: expected format version {FORMAT_VERSION}, got {version!r}; open it with the version of "
+            "safe-retrieval that wrote it, or build the index again"
+        )
+    return fields
+
+
+def _from_fields(fields: dict[str, Any]) -> IndexManifest:
+    """The dataclass; types are not checked one by one, since the checksum vouches for what we wrote ourselves."""
+    values = {name: value for name, value in fields.items() if name not in {"format", "sha256"}}
+    values["encoder"] = EncoderRecord(**values["encoder"])
+    values["build"] = BuildRecord(**values["build"])
+    for name in ("vectors", "documents"):
+        values[name] = FileRecord(**values[name])
+        # A manifest from elsewhere must not make us read, or a later build delete, files outside the folder.
+        if not _FILE_NAME.fullmatch(values[name].name):
+            raise ValueError(f"{values[name].name!r} is not the name of a file in the folder")
+    return IndexManifest(**values)
+
+
+def _canonical(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def record_file(path: Path) -> FileRecord:
+    """Size and hash of a file as it is now."""
+    return FileRecord(path.name, path.stat().st_size, file_sha256(path))
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in lower-case hex, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_file(folder: Path, record: FileRecord, *, hashes: bool = True) -> Path:
+    """The path of a file that is as its record says.
+
+    Args:
+        folder: the index folder.
+        record: what is expected.
+        hashes: compare the hash too, not the size alone.
+
+    Raises:
+        IndexFormatError: the file is missing, truncated or altered.
+    """
+    path = folder / record.name
+    try:
+        size = path.stat().st_size
+        if size != record.size:
+            raise IndexFormatError(f"{path}: expected {record.size} bytes, got {size}; {_MEND}")
+        if hashes and file_sha256(path) != record.sha256:
+            raise IndexFormatError(f"{path}: its bytes are not those that were written (SHA-256 differs); {_MEND}")
+    except OSError as error:
+        raise IndexFormatError(f"{path} is missing or cannot be read ({error.strerror}); {_MEND}") from error
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were just put into ``folder`` survive a power cut, where the system can."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+"""Vectors by position: what may go in, and the one order in which every index here ranks.
+
+Two indexes agree in ids *and* scores only if both rank by the same numbers. Neither a BLAS product nor FAISS gives the
+same last bits for the same pair of vectors in every batch, so both only nominate candidates, with a margin that covers
+their rounding, and :func:`rank` scores those again in float64, one pair at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe_retrieval.errors import InputError
+from safe_retrieval.types import FloatMatrix, FloatVector
+
+NORM_TOLERANCE = 1e-3
+"""How far a vector's length may be from one; covers encoders that compute in bfloat16 and normalise in float32."""
+
+
+class Ranking(NamedTuple):
+    """The best positions for one query.
+
+    Attributes:
+        positions: (m,) int64, best first, ties by position.
+        scores: (m,) float32, inner products.
+    """
+
+    positions: NDArray[np.int64]
+    scores: FloatVector
+
+
+def check_vectors(vectors: NDArray[Any], dimension: int, *, what: str = "vector") -> FloatMatrix:
+    """Refuse what FAISS would take in silence: another type or shape, NaN, infinity, zero, or another length than one.
+
+    Args:
+        vectors: expected (n, dimension) float32 of unit norm.
+        dimension: of the index.
+        what: how a row is called in messages.
+
+    Returns:
+        The same vectors, C-contiguous.
+
+    Raises:
+        InputError: the message names the first faulty row.
+    """
+    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape[1] != dimension:
+        found = f"shape {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
+        raise InputError(f"expected a NumPy array of shape (n, {dimension}), got {found}")
+    if vectors.dtype != np.float32:
+        raise InputError(f"expected float32, got {vectors.dtype}; convert with vectors.astype(numpy.float32)")
+    # Accumulated in float64: the square of a huge float32 would overflow and look like infinity.
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    _refuse(~np.isfinite(norms), f"{what} {{row}} holds NaN or infinity; leave it out, or mend the encoder")
+    _refuse(norms == 0, f"{what} {{row}} is all zeros and has no direction; leave it out, or mend the encoder")
+    _refuse(
+        np.abs(norms - 1) > NORM_TOLERANCE,
+        f"expected vectors of length one, {what} {{row}} is not; divide each row by its norm",
+    )
+    return np.ascontiguousarray(vectors)
+
+
+def _refuse(faulty: NDArray[np.bool_], message: str) -> None:
+    rows = np.flatnonzero(faulty)
+    if rows.size:
+        raise InputError(message.format(row=rows[0]))
+
+
+def check_k(k: int) -> int:
+    """Refuse a number of hits below 1.
+
+    Raises:
+        InputError: ``k`` is below 1.
+    """
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}")
+    return k
+
+
+def rounding_margin(dimension: int) -> float:
+    """How far apart two float32 inner products of unit vectors can be whose true values are equal.
+
+    The error of one product of length d is about d times the unit round-off at most (Higham, Accuracy and Stability of
+    Numerical Algorithms, section 3.1), in whatever order the terms are added. The unit round-off is half of eps, two
+    products stand against each other, and the bound is doubled to spare.
+    """
+    return 2 * dimension * float(np.finfo(np.float32).eps)
+
+
+def rank(query: FloatVector, positions: NDArray[np.int64], vectors: FloatMatrix, k: int) -> Ranking:
+    """Score candidates again and order them.
+
+    Args:
+        query: (d,) float32.
+        positions: (c,) positions of the candidates, in any order.
+        vectors: (c, d) float32, their vectors.
+        k: how many to keep.
+
+    Returns:
+        At most ``k`` candidates by falling score, ties by rising position. Scores are summed in float64 and rounded
+        once, so equal vectors have equal scores whatever stands beside them.
+    """
+    # Product and row sum, not a matrix product: BLAS adds up differently at the edge of a block.
+    scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1).astype(np.float32)
+    best = np.lexsort((positions, -scores))[:k]
+    return Ranking(positions[best], scores[best])
+
+
+def check_ids(ids: Iterable[object]) -> list[str]:
+    """Ids as a list of distinct, non-empty strings.
+
+    Raises:
+        InputError: one is no string, is empty, cannot be written as UTF-8, or comes twice.
+    """
+    if isinstance(ids, str | bytes):
+        raise InputError(f"expected a list of ids, got one {type(ids).__name__}; wrap it in a list")
+    checked: dict[str, None] = {}
+    for position, identifier in enumerate(ids):
+        if not isinstance(identifier, str):
+            raise InputError(f"id {position} is {type(identifier).__name__}, expected str; ids are strings here")
+        if not is_valid_id(identifier):
+            raise InputError(f"id {position} ({identifier!r}) is empty, or holds a NUL or a lone surrogate; rename it")
+        if identifier in checked:
+            raise InputError(f"id {identifier!r} comes twice; ids are unique")
+        checked[identifier] = None
+    return list(checked)
+
+
+def is_valid_id(identifier: str) -> bool:
+    """Whether an id can be stored and found again: not empty, no NUL, no lone surrogate."""
+    return bool(identifier) and not any(char == "\x00" or "\ud800" <= char <= "\udfff" for char in identifier)
