@@ -150,6 +150,11 @@ class Slot:
         """Where it is put together."""
         return cache_home() / "partial" / self.key
 
+    @property
+    def lock_path(self) -> Path:
+        """The lock of whoever fills or empties it."""
+        return cache_home() / "locks" / f"{self.key}.lock"
+
     @contextmanager
     def filling(self, report: Reporter) -> Iterator[Path]:
         """Hold the slot's lock; yields :attr:`area`, made if it was not there. A second process waits, and says so.
@@ -158,9 +163,9 @@ class Slot:
             DiskFullError: the disk filled up meanwhile; the area has been removed.
             ModelError: the cache cannot be written.
         """
-        lock = FileLock(cache_home() / "locks" / f"{self.key}.lock")
+        lock = FileLock(self.lock_path)
         try:
-            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            self.lock_path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -181,8 +186,8 @@ class Slot:
     def publish(self, finished: Path) -> None:
         """Move a finished folder to :attr:`folder` by one rename and remove the area."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        if self.folder.exists():  # a broken one that is being replaced; never a good one, which is returned before
-            shutil.rmtree(self.folder)
+        if self.folder.exists():  # one that is being replaced: out of the way by a rename, so the gap is short
+            self.folder.replace(self.area / "replaced")
         finished.replace(self.folder)
         shutil.rmtree(self.area, ignore_errors=True)
 

@@ -277,4 +277,4 @@ def suggestion(name: str) -> str:
     near = difflib.get_close_matches(name.casefold().rpartition("/")[2], known, n=2, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(repr(item) for item in near) + "?"
-    return "it knows " + ", ".join(known)
+    return "the catalog knows " + ", ".join(known)

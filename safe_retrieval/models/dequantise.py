@@ -49,9 +49,11 @@ def dequantise(gguf: Path, target: Path, report: Reporter) -> None:
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:5])
         raise ModelError(f"{gguf.name} lacks weights that its architecture needs: {missing}")
-    _save_weights(model, target / "model.safetensors")
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(target)
+    _save_weights(model, target / "model.safetensors")
+    # The safetensors writer makes files for the owner alone; a cache may be shared, so the umask decides here too.
+    (target / "model.safetensors").chmod((target / "config.json").stat().st_mode)
     tokenizer.save_pretrained(target)
     for name in ("config.json", "tokenizer_config.json"):
         _without_foreign_keys(target / name)

