@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -113,6 +113,9 @@ def _row(document: Document, position: int) -> tuple[str, str, str, str]:
 class DocumentStore:
     """A finished documents file, opened read-only; may be used from several threads.
 
+    Attributes:
+        path: the file.
+
     Args:
         path: the file.
 
@@ -123,16 +126,18 @@ class DocumentStore:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise IndexFormatError(f"{path} is missing; restore it, or build the index again")
-        self._path = path
+        self.path = path
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(
             f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True, check_same_thread=False
         )
-        ((version,),) = self._query("PRAGMA user_version")
-        if version != SCHEMA_VERSION:
-            self.close()
-            raise IndexFormatError(f"{path}: expected documents of version {SCHEMA_VERSION}, got {version}")
-        ((self._count,),) = self._query("SELECT COUNT(*) FROM documents")
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            ((version,),) = self._query("PRAGMA user_version")
+            if version != SCHEMA_VERSION:
+                raise IndexFormatError(f"{path}: expected documents of version {SCHEMA_VERSION}, got {version}")
+            ((self._count,),) = self._query("SELECT COUNT(*) FROM documents")
+            on_failure.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -158,13 +163,13 @@ class DocumentStore:
         found = dict(self._select("position, id", "position", sorted(set(positions))))
         missing = next((position for position in positions if position not in found), None)
         if missing is not None:
-            raise IndexFormatError(f"{self._path}: there is no document at position {missing}; build the index again")
+            raise IndexFormatError(f"{self.path}: there is no document at position {missing}; build the index again")
         return [found[position] for position in positions]
 
     def find(self, ids: Sequence[str]) -> dict[str, Document]:
         """The documents of those ids that are there."""
         valid = [identifier for identifier in dict.fromkeys(ids) if is_valid_id(identifier)]
-        return {row[0]: _document(row) for row in self._select(_COLUMNS, "id", valid)}
+        return {row[0]: self._document(row) for row in self._select(_COLUMNS, "id", valid)}
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of all those ids, in the order asked.
@@ -175,7 +180,7 @@ class DocumentStore:
         found = self.find(ids)
         missing = next((identifier for identifier in ids if identifier not in found), None)
         if missing is not None:
-            raise InputError(f"there is no document with the id {missing!r} in {self._path.parent}")
+            raise InputError(f"there is no document with the id {missing!r} in {self.path.parent}")
         return [found[identifier] for identifier in ids]
 
     def iterate(self, *, batch_size: int = 1_000) -> Iterator[Document]:
@@ -185,14 +190,14 @@ class DocumentStore:
                 f"SELECT {_COLUMNS} FROM documents WHERE position >= ? AND position < ? ORDER BY position",  # noqa: S608 (constants)
                 (start, start + batch_size),
             )
-            yield from map(_document, rows)
+            yield from map(self._document, rows)
 
     def faults(self) -> list[str]:
         """What is wrong inside the file, by SQLite's own check and by the numbering of positions; empty if nothing."""
-        found = [f"{self._path}: {row[0]}" for row in self._query("PRAGMA integrity_check") if row[0] != "ok"]
+        found = [f"{self.path}: {row[0]}" for row in self._query("PRAGMA integrity_check") if row[0] != "ok"]
         ((low, high),) = self._query("SELECT MIN(position), MAX(position) FROM documents")
         if len(self) and (low, high) != (0, len(self) - 1):
-            found.append(f"{self._path}: expected positions 0 to {len(self) - 1}, got {low} to {high}")
+            found.append(f"{self.path}: expected positions 0 to {len(self) - 1}, got {low} to {high}")
         return found
 
     def _select(self, columns: str, key: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
@@ -208,10 +213,12 @@ class DocumentStore:
                 return cursor.fetchall()
         except sqlite3.DatabaseError as error:
             raise IndexFormatError(
-                f"{self._path} cannot be read: {error}; restore it, or build the index again"
+                f"{self.path} cannot be read: {error}; restore it, or build the index again"
             ) from error
 
-
-def _document(row: tuple[Any, ...]) -> Document:
-    identifier, title, text, metadata = row
-    return Document(identifier, text, title, json.loads(metadata))
+    def _document(self, row: tuple[Any, ...]) -> Document:
+        identifier, title, text, metadata = row
+        try:
+            return Document(identifier, text, title, json.loads(metadata))
+        except ValueError as error:
+            raise IndexFormatError(f"{self.path}: the metadata of {identifier!r} is damaged: {error}") from error

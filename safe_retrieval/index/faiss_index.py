@@ -8,6 +8,7 @@ in front of it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class FaissIndex(VectorIndex):
 
     @classmethod
     def read(cls, path: Path, *, ids: IdTable) -> FaissIndex:
-        """Open a file that :meth:`write` made; check its hash first, FAISS does not survive every damaged file.
+        """Open a file that :func:`write_faiss` made; check its hash first, FAISS does not survive every damaged file.
 
         Args:
             path: the file.
@@ -55,11 +56,9 @@ class FaissIndex(VectorIndex):
         index._index = loaded
         return index
 
-    def write(self, path: Path) -> None:
-        """Write the vectors in FAISS's own format; ids are the caller's to keep."""
-        import faiss
-
-        faiss.write_index(self._index, str(path))
+    def vectors_between(self, start: int, stop: int) -> FloatMatrix:
+        """The vectors at positions ``start`` to ``stop - 1``; (stop - start, dimension) float32."""
+        return self._vectors_at(np.arange(start, stop))
 
     def _append(self, vectors: FloatMatrix) -> None:
         self._index.add(vectors)
@@ -71,6 +70,28 @@ class FaissIndex(VectorIndex):
     def _vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
         vectors: FloatMatrix = self._index.reconstruct_batch(positions)
         return vectors
+
+
+def write_faiss(path: Path, dimension: int, blocks: Iterable[FloatMatrix]) -> None:
+    """Write vectors in FAISS's own format, as a flat inner-product index.
+
+    Args:
+        path: the file.
+        dimension: length of a vector.
+        blocks: (n, dimension) float32 each, checked, in the order of their positions.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import faiss
+
+    index = faiss.IndexFlatIP(dimension)
+    for block in blocks:
+        index.add(block)
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"FAISS could not write {path}: {error}") from error
 
 
 def read_faiss(path: Path) -> Any:

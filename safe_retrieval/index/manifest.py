@@ -19,6 +19,9 @@ from typing import Any, Literal
 from safe_retrieval.errors import IndexFolderError, IndexFormatError
 
 MANIFEST_NAME = "manifest.json"
+BUILD_FOLDER = ".building"
+"""Where an unfinished build lies, inside the index folder: there, moving a file into place is always one step."""
+
 FORMAT = "safe-retrieval index"
 FORMAT_VERSION = 1
 
@@ -143,7 +146,7 @@ def read_manifest(folder: Path) -> IndexManifest:
 
 
 def _why_missing(folder: Path) -> str:
-    if (folder / ".building").exists():
+    if (folder / BUILD_FOLDER).exists():
         return f"{folder} holds an unfinished build and no index; run the same build again, it goes on where it stopped"
     return f"there is no index at {folder} (no {MANIFEST_NAME}); make one with: safe-retrieval index build CORPUS OUT"
 

@@ -1,0 +1,285 @@
+"""Build an index folder from a stream of documents.
+
+Documents are read a shard at a time: stored, encoded, and their vectors kept in a file, so neither the corpus nor its
+vectors need to fit in memory until FAISS gathers the vectors at the end. Everything is written to ``OUT/.building``;
+the finished files then move into ``OUT`` under names that hold their hash, and the manifest that names them replaces
+the old one in one step. Whoever opens the folder at any moment finds the old index or the new one.
+
+Rule for starting again after a stop, kill -9 included: run the same build again. Shards whose texts and encoder are
+unchanged are taken over, all others are encoded anew, and the files come out the same, byte for byte, as without the
+stop.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.errors import DataError, IndexFolderError, IndexLockedError, InputError
+from safe_retrieval.index.documents import DocumentWriter
+from safe_retrieval.index.faiss_index import write_faiss
+from safe_retrieval.index.manifest import (
+    BUILD_FOLDER,
+    FORMAT,
+    MANIFEST_NAME,
+    BuildRecord,
+    EncoderRecord,
+    FileRecord,
+    IndexManifest,
+    record_file,
+    sync_folder,
+)
+from safe_retrieval.index.shards import ShardStore, shard_key
+from safe_retrieval.index.vectors import check_vectors
+from safe_retrieval.types import Document, Encoder, FloatMatrix
+
+SHARD_SIZE = 2_048
+"""Documents in a shard: what a stop costs at most, about half a minute of MiniLM on two cores."""
+
+LOCK_NAME = ".lock"
+_OWN_FILE = re.compile(r"(vectors|documents)-[0-9a-f]{16}\.(faiss|sqlite)")
+# Two encodings of one text by one encoder, in different batches and on different machines, agree far better than this.
+_SAME_VECTOR = 0.999
+
+
+@runtime_checkable
+class _Prompted(Protocol):
+    """An encoder that puts text before what it encodes."""
+
+    query_prompt: str
+    document_prompt: str
+
+
+def build_index(
+    documents: Iterable[Document],
+    encoder: Encoder,
+    out: str | Path,
+    *,
+    batch_size: int = 32,
+    shard_size: int = SHARD_SIZE,
+    resume: bool = True,
+    total: int | None = None,
+    progress: bool | None = None,
+) -> IndexManifest:
+    """Build an index, or replace the one that is at ``out``.
+
+    Args:
+        documents: the corpus; read once, in order. Ids are unique.
+        encoder: makes the vectors, by ``encode_documents``.
+        out: the index folder: missing, empty, an index, or an unfinished build. Any other folder is refused.
+        batch_size: texts in one forward pass.
+        shard_size: documents in a shard.
+        resume: take over the shards of an unfinished build where encoder and texts are the same; otherwise they are
+            dropped first.
+        total: number of documents, for the progress bar, where it is known.
+        progress: whether to show a bar on stderr; ``None`` shows it unless ``total`` is below 500.
+
+    Returns:
+        The manifest of the new index.
+
+    Raises:
+        DataError: the corpus is empty or broken, or has an id twice. Shards stay for the next run.
+        InputError: the encoder's vectors are not what an index takes, or a size is below 1.
+        IndexFolderError: ``out`` holds something else.
+        IndexLockedError: another process is building there.
+    """
+    if shard_size < 1 or batch_size < 1:
+        raise InputError(f"shard_size and batch_size must be at least 1, got {shard_size} and {batch_size}")
+    out = Path(out)
+    started = time.monotonic()
+    if total is None and isinstance(documents, Sized):
+        total = len(documents)
+    with _locked(out), progress_bar(total, f"Indexing with {encoder.name}", show=progress) as advance:
+        build = _Build(encoder, out, batch_size=batch_size, shard_size=shard_size, resume=resume)
+        with build.documents:
+            remaining = iter(documents)
+            while chunk := list(islice(remaining, shard_size)):
+                build.add(chunk)
+                advance(len(chunk))
+        return build.finish(started)
+
+
+class _Build:
+    """One run of a build: shards first, then the files of the index, then the step that makes them the index."""
+
+    def __init__(self, encoder: Encoder, out: Path, *, batch_size: int, shard_size: int, resume: bool) -> None:
+        self._encoder = encoder
+        self._out = out
+        self._folder = out / BUILD_FOLDER
+        self._batch_size = batch_size
+        self._shard_size = shard_size
+        if not resume and self._folder.exists():
+            shutil.rmtree(self._folder)
+        self._shards = ShardStore(self._folder / "shards")
+        self._keys: list[str] = []
+        self._reused = 0
+        self._same_encoder: bool | None = None  # not known before the first shard that could be taken over
+        documents_path = self._folder / "documents.sqlite"
+        documents_path.unlink(missing_ok=True)  # written anew by each run: reading the corpus is the cheap part
+        self.documents = DocumentWriter(documents_path)
+
+    def add(self, chunk: list[Document]) -> None:
+        """Store one shard's documents and make sure that its vectors are on the disk."""
+        start = len(self.documents)
+        with _writing(self._out):
+            self.documents.append(chunk)
+        contents = [document.content for document in chunk]
+        number, key = len(self._keys), shard_key(self._encoder, contents)
+        self._keys.append(key)
+        if self._take_over(number, key, contents):
+            self._reused += 1
+            return
+        vectors = self._encoder.encode_documents(contents, batch_size=self._batch_size, progress=False)
+        checked = check_vectors(vectors, self._encoder.dimension, what=f"after document {start}, vector")
+        if len(checked) != len(chunk):
+            raise InputError(
+                f"expected {len(chunk)} vectors from {self._encoder.name}, one a document, got {len(checked)}"
+            )
+        with _writing(self._out):
+            self._shards.save(number, key, checked)
+
+    def _take_over(self, number: int, key: str, contents: list[str]) -> bool:
+        kept = self._shards.load(number, key)
+        if kept is None or len(kept) != len(contents):
+            return False
+        if self._same_encoder is None:
+            # Equal names and spaces do not make equal weights (a local model may have been trained on meanwhile), so
+            # one text is encoded again before anything is taken over.
+            again = self._encoder.encode_documents(contents[:1], progress=False)
+            self._same_encoder = bool(np.vdot(again[0], kept[0]) > _SAME_VECTOR)
+        return self._same_encoder
+
+    def finish(self, started: float) -> IndexManifest:
+        """Write the index's files and make them the index."""
+        count = len(self.documents)
+        if count == 0:
+            raise DataError("expected a corpus with at least one document, got an empty one")
+        vectors_path = self._folder / "vectors.faiss"
+        with _writing(self._out):
+            write_faiss(vectors_path, self._encoder.dimension, self._blocks())
+            manifest = IndexManifest(
+                encoder=_encoder_record(self._encoder),
+                dimension=self._encoder.dimension,
+                count=count,
+                vectors=self._move(vectors_path),
+                documents=self._move(self._folder / "documents.sqlite"),
+                build=BuildRecord(
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    seconds=round(time.monotonic() - started, 3),
+                    shards=len(self._keys),
+                    reused_shards=self._reused,
+                    shard_size=self._shard_size,
+                    versions=_versions(),
+                ),
+            )
+            sync_folder(self._out)
+            manifest.write(self._out)
+        self._remove_leftovers(manifest)
+        return manifest
+
+    def _blocks(self) -> Iterator[FloatMatrix]:
+        for number, key in enumerate(self._keys):
+            vectors = self._shards.load(number, key)
+            if vectors is None:
+                raise IndexFolderError(
+                    f"shard {number} in {self._shards.folder} was changed while the build ran; run the build again"
+                )
+            yield vectors
+
+    def _move(self, path: Path) -> FileRecord:
+        """Put a finished file into the index folder, under a name that no file with other bytes has."""
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        record = record_file(path)
+        named = FileRecord(f"{path.stem}-{record.sha256[:16]}{path.suffix}", record.size, record.sha256)
+        path.replace(self._out / named.name)
+        return named
+
+    def _remove_leftovers(self, manifest: IndexManifest) -> None:
+        current = {record.name for record in manifest.files()}
+        for path in self._out.iterdir():
+            if _OWN_FILE.fullmatch(path.name) and path.name not in current:
+                with suppress(PermissionError):  # Windows: a reader has it open; the next build removes it
+                    path.unlink()
+        shutil.rmtree(self._folder)
+
+
+def _encoder_record(encoder: Encoder) -> EncoderRecord:
+    prompts = {}
+    if isinstance(encoder, _Prompted):
+        prompts = {"query": encoder.query_prompt, "document": encoder.document_prompt}
+    return EncoderRecord(encoder.name, encoder.space, prompts)
+
+
+def _versions() -> dict[str, str]:
+    import faiss
+
+    from safe_retrieval import __version__
+
+    return {
+        "python": platform.python_version(),
+        "safe-retrieval": __version__,
+        "numpy": np.__version__,
+        "faiss": faiss.__version__,
+        "sqlite": sqlite3.sqlite_version,
+    }
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder against other builds; it is made if it is missing, and refused if it is somebody else's."""
+    from filelock import FileLock, Timeout
+
+    try:
+        _refuse_foreign(out)
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK_NAME, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise IndexLockedError(f"another process is building {out}; wait for it, or choose another folder") from error
+    except OSError as error:
+        raise IndexFolderError(f"{out} cannot be written: {error}; choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise IndexFolderError(f"{out} is a file; expected a folder for the index, new or empty")
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if not names - {LOCK_NAME} or BUILD_FOLDER in names or any(map(_OWN_FILE.fullmatch, names)):
+        return
+    manifest = out / MANIFEST_NAME
+    # A damaged manifest of ours still counts as ours: building again is how it is mended.
+    if manifest.is_file() and FORMAT.encode() in manifest.read_bytes():
+        return
+    raise IndexFolderError(
+        f"{out} holds other files ({', '.join(sorted(names)[:3])}) and no index; choose a new or empty folder"
+    )
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn what a full or failing disk makes of a write into an error that says how to go on."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise IndexFolderError(
+            f"{out} cannot be written: {error}; make room or mend the disk, then run the same build again, it goes on "
+            "where it stopped"
+        ) from error
