@@ -1,0 +1,116 @@
+"""The folder an audit writes to: recognised as ours, written by one process at a time, complete or not there.
+
+``audit-folder.json`` marks the folder as ours; a folder with other content is refused, never cleaned out. Encodings
+gather in ``cache/`` while the audit runs and stay for the next one. The report's files are written aside and renamed
+in, and ``report.json`` comes last: where it is, the rest belongs to it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from safe_retrieval.audit.report.page import render_page, render_picture
+from safe_retrieval.audit.results import AuditReport
+from safe_retrieval.errors import AuditError
+
+MARKER = "audit-folder.json"
+REPORT = "report.json"
+PAGE = "index.html"
+PICTURE = "picture.svg"
+FINDINGS = "findings.jsonl"
+FORMAT = 1
+
+_STAGING = ".new"
+_LOCK = ".lock"
+
+
+class ReportFolder:
+    """Use as a context manager; the folder is locked inside.
+
+    Args:
+        path: made where it is not there.
+
+    Raises:
+        AuditError: on entering, ``path`` is a file, holds something that is not an audit of ours, or another audit is
+            writing it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / _LOCK, timeout=0)
+
+    @property
+    def cache(self) -> Path:
+        """Where encodings and the index are kept between audits."""
+        return self.path / "cache"
+
+    def __enter__(self) -> Self:
+        """Claim the folder."""
+        _check_ours(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            marker = {"kind": "safe-retrieval audit", "format": FORMAT}
+            (self.path / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+        except Timeout as error:
+            raise AuditError(f"another audit is writing {self.path}; wait for it, or choose another --out") from error
+        except OSError as error:
+            raise AuditError(f"{self.path} cannot be written ({error}); choose another --out") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the folder; the cache stays."""
+        self._lock.release()
+        (self.path / _LOCK).unlink(missing_ok=True)
+
+    def write(self, report: AuditReport) -> None:
+        """Replace the report in the folder, if any, by this one.
+
+        Raises:
+            AuditError: the disk is full or the folder cannot be written; an earlier report may be gone then, the cache
+                is not.
+        """
+        rows = [json.dumps(finding.to_json(), ensure_ascii=True) + "\n" for finding in report.findings]
+        files = {
+            PAGE: render_page(report),
+            PICTURE: render_picture(report),
+            FINDINGS: "".join(rows),
+            REPORT: json.dumps(report.to_json(), indent=2, ensure_ascii=True) + "\n",
+        }
+        try:
+            self._replace(files)
+        except OSError as error:
+            raise AuditError(f"the report could not be written to {self.path}: {error}") from error
+
+    def _replace(self, files: Mapping[str, str]) -> None:
+        staging = self.path / _STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        for name, content in files.items():
+            (staging / name).write_text(content, encoding="utf-8", newline="\n")
+        (self.path / REPORT).unlink(missing_ok=True)  # so that a cut cannot leave it beside files of another audit
+        for name in files:  # REPORT is the last of them
+            (staging / name).replace(self.path / name)
+        staging.rmdir()
+
+
+def _check_ours(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise AuditError(f"{path} is a file; expected a folder for the report, or a path where one can be made")
+    present = [entry.name for entry in path.iterdir()]
+    if present and MARKER not in present:
+        raise AuditError(
+            f"{path} holds {present[0]!r} and is not a report folder of ours ({MARKER} is missing), so nothing was "
+            "written; choose another --out"
+        )
