@@ -5,7 +5,21 @@ from __future__ import annotations
 from safe_retrieval.types import Document
 
 _WORDS = (
-    "river stone apple cloud lantern harbour violin meadow copper winter ladder saddle pepper orchid marble".split()
+    "river",
+    "stone",
+    "apple",
+    "cloud",
+    "lantern",
+    "harbour",
+    "violin",
+    "meadow",
+    "copper",
+    "winter",
+    "ladder",
+    "saddle",
+    "pepper",
+    "orchid",
+    "marble",
 )
 
 

@@ -1,0 +1,82 @@
+"""The arms, and which encoder each asks with, loaded at the point of use: ``input`` needs no language model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safe_retrieval.types import Encoder
+
+if TYPE_CHECKING:
+    from safe_retrieval.encoder.response import ResponseEncoder
+
+
+class Arm(StrEnum):
+    """How a query is turned into hits."""
+
+    INPUT = "input"
+    """Nearest to the query's own vector: ordinary dense retrieval."""
+    OUTPUT = "output"
+    """Nearest to the vector of the response that the backbone would give; one forward pass, nothing is generated."""
+    BLEND = "blend"
+    """Nearest to a mean of both, weighted by the refusal probability."""
+    HYDE = "hyde"
+    """Nearest to a response that is really generated: slow, and what ``output`` approximates."""
+    BM25 = "bm25"
+    """Most words in common; no vectors."""
+
+
+class ArmLoader:
+    """Loads encoders by arm, all with the same settings.
+
+    Args:
+        document_encoder: name, hub id or folder of the encoder that built the index.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
+        offline: open no connection.
+    """
+
+    def __init__(
+        self, document_encoder: str, *, adapter: str | Path | None, backbone: str | None, offline: bool
+    ) -> None:
+        self._document_encoder = document_encoder
+        self._adapter = adapter
+        self._backbone = backbone
+        self._offline = offline
+
+    def encoder(self, arm: Arm) -> Encoder | None:
+        """The encoder of an arm; ``None`` for one without vectors.
+
+        Raises:
+            AdapterError, ModelError: the adapter or a model cannot be had.
+        """
+        match arm:
+            case Arm.BM25:
+                return None
+            case Arm.INPUT:
+                return self._input()
+            case Arm.OUTPUT:
+                return self._response()
+            case Arm.BLEND:
+                from safe_retrieval.encoder.blend import BlendEncoder
+
+                return BlendEncoder(self._response(), self._input())
+            case Arm.HYDE:
+                from safe_retrieval.encoder.hyde import HydeEncoder
+
+                return HydeEncoder.load(self._backbone, document_encoder=self._document_encoder, offline=self._offline)
+
+    def refusal_encoder(self, arm: Arm) -> Encoder | None:
+        """Who judges the queries of an arm whose own encoder has no verdict; ``None`` for the others."""
+        return self._response() if arm in {Arm.BM25, Arm.INPUT} else None
+
+    def _input(self) -> Encoder:
+        from safe_retrieval.encoder.input import InputEncoder
+
+        return InputEncoder.load(self._document_encoder, offline=self._offline)
+
+    def _response(self) -> ResponseEncoder:
+        from safe_retrieval.encoder.response import ResponseEncoder
+
+        return ResponseEncoder.load(self._adapter, backbone=self._backbone, offline=self._offline)

@@ -1,0 +1,53 @@
+"""The refusal gate: what is done with a query that the backbone itself would refuse to answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safe_retrieval.errors import InputError
+from safe_retrieval.types import GateAction, Hit, Retrieval
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalGate:
+    """Fires for queries whose refusal probability reaches a threshold.
+
+    Attributes:
+        action: what happens then; ``allow`` never fires.
+        threshold: in [0, 1]. Refusal probabilities are calibrated, so 0.5 means: as likely refused as answered.
+
+    Raises:
+        InputError: the threshold is outside [0, 1].
+    """
+
+    action: GateAction
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:  # NaN fails too
+            raise InputError(f"expected a threshold from 0 to 1, got {self.threshold}")
+
+    @property
+    def needs_verdict(self) -> bool:
+        """Whether the gate cannot work without a refusal probability."""
+        return self.action is not GateAction.ALLOW
+
+    def apply(self, hits: Sequence[Hit], refusal: float | None) -> Retrieval:
+        """Pass one query's hits through the gate.
+
+        Args:
+            hits: what the search found, best first.
+            refusal: the query's refusal probability; ``None`` where nothing gave one.
+
+        Raises:
+            InputError: the gate needs a verdict and there is none, or it is NaN.
+        """
+        if not self.needs_verdict:
+            return Retrieval(tuple(hits), refusal)
+        if refusal is None or math.isnan(refusal):
+            raise InputError("a refusal gate needs a refusal probability for each query; give it a refusal_encoder")
+        fired = refusal >= self.threshold
+        kept = () if fired and self.action is GateAction.EMPTY else tuple(hits)
+        return Retrieval(kept, refusal, fired)

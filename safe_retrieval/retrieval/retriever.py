@@ -1,0 +1,218 @@
+"""A corpus that can be asked: an index, an encoder for the query side, and what is done when the backbone would refuse.
+
+::
+
+    retriever = SafeRetriever.open("my-index", gate=GateAction.EMPTY)
+    (retrieval,) = retriever.retrieve(["who wrote the Iliad?"], k=5)
+    documents = retriever.documents(retrieval)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from safe_retrieval.encoder.texts import clean_texts
+from safe_retrieval.errors import InputError
+from safe_retrieval.index.vectors import check_k
+from safe_retrieval.retrieval.arms import Arm, ArmLoader
+from safe_retrieval.retrieval.fusion import reciprocal_rank_fusion
+from safe_retrieval.retrieval.guard import RefusalGate
+from safe_retrieval.retrieval.lexical import LexicalIndex
+from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, GateAction, Hit, QueryEncoding, Retrieval
+
+__all__ = ["Arm", "DocumentIndex", "SafeRetriever"]
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+FUSION_DEPTH = 100
+"""Hits that a hybrid takes from each side before it fuses them, or ``k`` if that is more."""
+
+
+class DocumentIndex(Protocol):
+    """What a retriever asks of an index; :class:`~safe_retrieval.index.folder.SearchableIndex` is one."""
+
+    def search(self, vectors: FloatMatrix, k: int = 10) -> list[list[Hit]]:
+        """At most ``k`` hits for each row of (q, d) float32 unit vectors, best first, ties by position."""
+
+    def get_documents(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids, in order."""
+
+    def documents(self) -> Iterator[Document]:
+        """All documents by position."""
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raise ``EncoderMismatchError`` unless the encoder speaks the index's space."""
+
+
+class SafeRetriever:
+    """Queries to hits, as :class:`~safe_retrieval.types.Retriever`.
+
+    Args:
+        index: where the documents are.
+        encoder: turns queries into vectors; ``None`` for purely lexical retrieval.
+        name: a name for people, for example ``gated``.
+        gate: what is done with a query that would be refused; ``None`` is no gate.
+        lexical: BM25 over the same documents; together with an encoder, both rankings are fused by reciprocal rank.
+        refusal_encoder: gives the gate its refusal probabilities where ``encoder`` has none.
+
+    Raises:
+        EncoderMismatchError: ``encoder`` does not speak the index's space.
+        InputError: there is neither encoder nor lexical index, or a gate that nothing can give a verdict to.
+    """
+
+    def __init__(
+        self,
+        index: DocumentIndex,
+        encoder: Encoder | None,
+        *,
+        name: str = "retriever",
+        gate: RefusalGate | None = None,
+        lexical: LexicalIndex | None = None,
+        refusal_encoder: Encoder | None = None,
+    ) -> None:
+        if encoder is not None:
+            index.check_encoder(encoder)
+        elif lexical is None:
+            raise InputError("expected an encoder, a lexical index or both, got neither")
+        elif gate is not None and gate.needs_verdict and refusal_encoder is None:
+            raise InputError(f"the gate {gate.action.value!r} needs refusal probabilities; give a refusal_encoder")
+        self.index = index
+        self._encoder = encoder
+        self._name = name
+        self._gate = gate or RefusalGate(GateAction.ALLOW)
+        self._lexical = lexical
+        self._refusal_encoder = refusal_encoder
+
+    @classmethod
+    def open(
+        cls,
+        index_path: str | Path,
+        *,
+        arm: Arm | str = Arm.OUTPUT,
+        gate: GateAction | str = GateAction.ALLOW,
+        threshold: float = 0.5,
+        adapter: str | Path | None = None,
+        backbone: str | None = None,
+        offline: bool = False,
+    ) -> SafeRetriever:
+        """Open an index folder and load what an arm needs to ask it.
+
+        Args:
+            index_path: a folder that ``build_index`` made.
+            arm: how queries are turned into hits.
+            gate: what is done with queries that the backbone would refuse.
+            threshold: refusal probability from which the gate fires.
+            adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+            backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
+            offline: open no connection.
+
+        Raises:
+            InputError: no such arm or gate, or the threshold is outside [0, 1].
+            IndexFolderError: the folder is no sound index, or the arm's encoder does not speak its space.
+            AdapterError, ModelError: the adapter or a model cannot be had.
+        """
+        from safe_retrieval.index.folder import load_index  # brings faiss
+
+        arm = _member(Arm, arm)
+        refusal_gate = RefusalGate(_member(GateAction, gate), threshold)
+        index = load_index(index_path)
+        loader = ArmLoader(index.manifest.encoder.name, adapter=adapter, backbone=backbone, offline=offline)
+        return cls(
+            index,
+            loader.encoder(arm),
+            name=arm.value,
+            gate=refusal_gate,
+            lexical=LexicalIndex(index.documents()) if arm is Arm.BM25 else None,
+            refusal_encoder=loader.refusal_encoder(arm) if refusal_gate.needs_verdict else None,
+        )
+
+    @property
+    def name(self) -> str:
+        """A name for people."""
+        return self._name
+
+    def retrieve(self, queries: Sequence[str], *, k: int = 10) -> list[Retrieval]:
+        """Search for each query.
+
+        Args:
+            queries: q texts.
+            k: most hits for a query.
+
+        Returns:
+            One :class:`~safe_retrieval.types.Retrieval` for each query, in input order: hits best first, ties by
+            document position, and the refusal probability where the encoder or the gate's encoder gives one.
+
+        Raises:
+            InputError: a query is not a string, ``k`` is below 1, or the gate has no verdict to go by.
+        """
+        check_k(k)
+        texts = clean_texts(queries)
+        if not texts:
+            return []
+        return self.retrieve_encoded(self.encode(texts), k=k, queries=texts)
+
+    def encode(self, queries: Sequence[str]) -> QueryEncoding:
+        """What :meth:`retrieve_encoded` takes: vectors, and the refusal probabilities that the gate needs.
+
+        Without an encoder the vectors are (q, 0).
+        """
+        if self._encoder is None:
+            encoding = QueryEncoding(np.empty((len(queries), 0), dtype=np.float32), None)
+        else:
+            encoding = self._encoder.encode(queries)
+        if encoding.refusal is None and self._refusal_encoder is not None:
+            return encoding._replace(refusal=self._refusal_encoder.encode(queries).refusal)
+        return encoding
+
+    def retrieve_encoded(
+        self, encoding: QueryEncoding, *, k: int = 10, queries: Sequence[str] | None = None
+    ) -> list[Retrieval]:
+        """Search with vectors that are there already, so that several retrievers can share one forward pass.
+
+        Args:
+            encoding: vectors (q, d) of this retriever's encoder, and refusal probabilities (q,) if there are any.
+            k: most hits for a query.
+            queries: the q texts; needed where there is a lexical index.
+
+        Raises:
+            InputError: the parts do not fit together, texts are missing that are needed, or the gate has no verdict
+                to go by.
+        """
+        rankings = self._rankings(encoding, k, queries)
+        refusals: Sequence[float | None] = [None] * len(rankings)
+        if encoding.refusal is not None:
+            refusals = _as_floats(encoding.refusal, len(rankings))
+        return [self._gate.apply(hits, refusal) for hits, refusal in zip(rankings, refusals, strict=True)]
+
+    def documents(self, retrieval: Retrieval) -> list[Document]:
+        """The documents of a retrieval's hits, in their order."""
+        return self.index.get_documents([hit.id for hit in retrieval.hits])
+
+    def _rankings(self, encoding: QueryEncoding, k: int, queries: Sequence[str] | None) -> list[list[Hit]]:
+        if self._lexical is None:
+            return self.index.search(encoding.vectors, k)
+        if queries is None or len(queries) != len(encoding.vectors):
+            raise InputError(f"{self.name} searches by words: give the {len(encoding.vectors)} queries as texts too")
+        if self._encoder is None:
+            return self._lexical.search(queries, k)
+        depth = max(check_k(k), FUSION_DEPTH)
+        dense, lexical = self.index.search(encoding.vectors, depth), self._lexical.search(queries, depth)
+        return [reciprocal_rank_fusion(pair, k=k) for pair in zip(dense, lexical, strict=True)]
+
+
+def _as_floats(refusal: FloatVector, count: int) -> list[float]:
+    if refusal.shape != (count,):
+        raise InputError(f"expected one refusal probability for each of {count} queries, got shape {refusal.shape}")
+    return [float(value) for value in refusal]
+
+
+def _member(choices: type[_Choice], value: str) -> _Choice:
+    try:
+        return choices(value)
+    except ValueError as error:
+        raise InputError(f"expected one of {', '.join(choices)}, got {value!r}") from error
