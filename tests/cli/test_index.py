@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from safe_retrieval.cli.index import app
+from safe_retrieval.encoder.input import InputEncoder
+from safe_retrieval.errors import DataError, IndexFolderError, IndexFormatError
+from safe_retrieval.index.manifest import read_manifest
+from tests.support.encoders import HashEncoder
+
+CLI = CliRunner()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(InputEncoder, "load", lambda name, offline: HashEncoder(name))
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"_id": f"d{n}", "text": f"[text] {n}"}) + "\n" for n in range(12)))
+    return path
+
+
+def test_build_info_verify(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    built = CLI.invoke(app, ["build", str(corpus), str(out), "--encoder", "some-encoder", "--offline"])
+    assert built.exit_code == 0
+    assert built.stdout == ""
+    assert "12 documents" in built.stderr
+
+    described = CLI.invoke(app, ["info", str(out)])
+    assert described.exit_code == 0
+    assert "some-encoder" in described.stdout
+    as_json = json.loads(CLI.invoke(app, ["info", str(out), "--json"]).stdout)
+    assert as_json["count"] == 12
+    assert as_json["encoder"]["name"] == "some-encoder"
+
+    sound = CLI.invoke(app, ["verify", str(out)])
+    assert sound.exit_code == 0
+    assert sound.stdout.strip() == f"{out}: sound"
+
+
+def test_verify_exits_with_1_and_names_the_file(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    CLI.invoke(app, ["build", str(corpus), str(out)])
+    damaged = out / read_manifest(out).documents.name
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    result = CLI.invoke(app, ["verify", str(out)])
+    assert result.exit_code == 1
+    assert damaged.name in result.stdout
+
+
+def test_verify_of_a_damaged_manifest_is_a_finding(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    CLI.invoke(app, ["build", str(corpus), str(out)])
+    (out / "manifest.json").write_text("{")
+    assert CLI.invoke(app, ["verify", str(out)]).exit_code == 1
+    assert isinstance(CLI.invoke(app, ["info", str(out)]).exception, IndexFormatError)
+
+
+def test_a_missing_corpus_is_reported_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InputEncoder, "load", lambda *_, **__: pytest.fail("loaded a model"))
+    result = CLI.invoke(app, ["build", str(tmp_path / "absent.jsonl"), str(tmp_path / "out")])
+    assert isinstance(result.exception, DataError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_index_there(tmp_path: Path) -> None:
+    for command in ("info", "verify"):
+        assert isinstance(CLI.invoke(app, [command, str(tmp_path)]).exception, IndexFolderError)
