@@ -154,7 +154,11 @@ class AuditReport:
             "arms": {name: _arm_json(result) for name, result in self.arms.items()},
             "comparisons": {name: _comparison_json(comparison) for name, comparison in self.comparisons.items()},
             "findings": len(self.findings),
-            "provenance": {**self.provenance, "seed": self.seed},
+            "provenance": {
+                **self.provenance,
+                "data": {key: self.data[key] for key in ("name", "version", "sha256")},
+                "seed": self.seed,
+            },
         }
 
 

@@ -20,7 +20,7 @@ from safe_retrieval.audit.comparison import compare
 from safe_retrieval.audit.probes import ProbeKind, ProbeSet
 from safe_retrieval.audit.results import HEADLINE, AuditReport
 from safe_retrieval.audit.scoring import NDCG_CUTOFF, ask, findings, score
-from safe_retrieval.audit.targets import Arm, Target
+from safe_retrieval.audit.targets import AuditArm, Target
 from safe_retrieval.errors import InputError
 
 CUTOFFS = (1, HEADLINE, 20)
@@ -32,7 +32,7 @@ def run_audit(
     targets: Sequence[Target],
     *,
     cutoffs: Sequence[int] = CUTOFFS,
-    baseline: str = Arm.INPUT.value,
+    baseline: str = AuditArm.INPUT.value,
     seed: int = 0,
     provenance: Callable[[], Mapping[str, Any]] = dict,
 ) -> AuditReport:

@@ -21,7 +21,7 @@ from safe_retrieval.errors import InputError
 from safe_retrieval.types import QueryEncoding, Retrieval, Retriever
 
 
-class Arm(StrEnum):
+class AuditArm(StrEnum):
     """The retrievers that every audit of ours can compare on one corpus."""
 
     INPUT = "input"

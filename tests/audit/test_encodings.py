@@ -12,13 +12,13 @@ import pytest
 from safe_retrieval.audit.encodings import CHUNK, EncodingCache
 from safe_retrieval.errors import AuditError
 from safe_retrieval.types import QueryEncoding
-from tests.audit.conftest import FakeEncoder
+from tests.audit.fakes import RecordingEncoder
 
 TEXTS = [f"query number {i}" for i in range(CHUNK * 2 + 5)]
 
 
 def test_order_vectors_and_verdicts_are_the_encoders_own(tmp_path: Path) -> None:
-    encoder = FakeEncoder(verdict=True)
+    encoder = RecordingEncoder(refused=["request"])
     texts = [*TEXTS, "a request"]
     encoded = EncodingCache(tmp_path).encode("fake", "id", encoder.encode, texts)
     expected = encoder.encode(texts)
@@ -29,7 +29,7 @@ def test_order_vectors_and_verdicts_are_the_encoders_own(tmp_path: Path) -> None
 
 
 def test_a_second_call_encodes_nothing_and_remembers_the_time(tmp_path: Path) -> None:
-    encoder = FakeEncoder(verdict=True)
+    encoder = RecordingEncoder(refused=["request"])
     first = EncodingCache(tmp_path).encode("fake", "id", encoder.encode, TEXTS)
     encoder.encoded.clear()
     second = EncodingCache(tmp_path).encode("fake", "id", encoder.encode, TEXTS)
@@ -40,7 +40,7 @@ def test_a_second_call_encodes_nothing_and_remembers_the_time(tmp_path: Path) ->
 
 
 def test_another_identity_is_another_encoding(tmp_path: Path) -> None:
-    encoder = FakeEncoder()
+    encoder = RecordingEncoder()
     EncodingCache(tmp_path).encode("fake", "id", encoder.encode, TEXTS)
     EncodingCache(tmp_path).encode("fake", "other", encoder.encode, TEXTS)
     assert len(encoder.encoded) == 2 * len(TEXTS)
@@ -51,7 +51,7 @@ class _CutError(Exception):
 
 
 def test_a_cut_run_goes_on_at_the_chunk(tmp_path: Path) -> None:
-    encoder = FakeEncoder()
+    encoder = RecordingEncoder()
 
     def fails_in_the_second_chunk(texts: Sequence[str]) -> QueryEncoding:
         if encoder.encoded:
@@ -72,7 +72,7 @@ def test_a_cut_run_goes_on_at_the_chunk(tmp_path: Path) -> None:
 def test_a_damaged_chunk_is_named_and_made_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    encoder = FakeEncoder(verdict=True)
+    encoder = RecordingEncoder(refused=["request"])
     cache = EncodingCache(tmp_path)
     first = cache.encode("fake", "id", encoder.encode, TEXTS)
     path = sorted(tmp_path.glob(f"*{suffix}"))[0]
@@ -85,7 +85,7 @@ def test_a_damaged_chunk_is_named_and_made_again(
 
 
 def test_vectors_whose_record_was_never_written_do_not_count(tmp_path: Path) -> None:
-    encoder = FakeEncoder()
+    encoder = RecordingEncoder()
     cache = EncodingCache(tmp_path)
     cache.encode("fake", "id", encoder.encode, TEXTS[:3])
     next(tmp_path.glob("*.json")).unlink()
@@ -95,7 +95,7 @@ def test_vectors_whose_record_was_never_written_do_not_count(tmp_path: Path) -> 
 
 
 def test_no_text_is_written(tmp_path: Path) -> None:
-    EncodingCache(tmp_path).encode("fake", "id", FakeEncoder().encode, TEXTS)
+    EncodingCache(tmp_path).encode("fake", "id", RecordingEncoder().encode, TEXTS)
     assert not any(b"query number" in path.read_bytes() for path in tmp_path.iterdir())
     record = json.loads(next(tmp_path.glob("*.json")).read_bytes())
     assert set(record) == {"format", "seconds", "refusal", "vectors_sha256"}
@@ -117,7 +117,7 @@ def test_wrong_number_of_rows_raises(tmp_path: Path) -> None:
 
 def test_nothing_to_encode_raises(tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="given no query"):
-        EncodingCache(tmp_path).encode("fake", "id", FakeEncoder().encode, [])
+        EncodingCache(tmp_path).encode("fake", "id", RecordingEncoder().encode, [])
 
 
 def test_progress_counts_only_what_is_made(tmp_path: Path) -> None:
@@ -128,6 +128,6 @@ def test_progress_counts_only_what_is_made(tmp_path: Path) -> None:
         seen.append(total)
         yield seen.append
 
-    EncodingCache(tmp_path).encode("fake", "id", FakeEncoder().encode, TEXTS[:CHUNK])
-    EncodingCache(tmp_path, progress=watch).encode("fake", "id", FakeEncoder().encode, TEXTS)
+    EncodingCache(tmp_path).encode("fake", "id", RecordingEncoder().encode, TEXTS[:CHUNK])
+    EncodingCache(tmp_path, progress=watch).encode("fake", "id", RecordingEncoder().encode, TEXTS)
     assert seen == [CHUNK + 5, CHUNK, 5]

@@ -12,7 +12,7 @@ from safe_retrieval.audit.runner import run_audit
 from safe_retrieval.audit.targets import RetrieverTarget
 from safe_retrieval.errors import AuditError, InputError
 from safe_retrieval.metrics import wilson
-from tests.audit.conftest import make_probe_set, scripted
+from tests.audit.fakes import make_probe_set, scripted
 
 BASELINE = {
     "h1": ["H1", "B1"],  # own at 1
@@ -145,7 +145,11 @@ def test_report_json_has_the_agreed_form(report: AuditReport) -> None:
     content = json.loads(json.dumps(report.to_json()))
     assert content["schema_version"] == 1
     assert content["cutoffs"] == [1, 5, 20]
-    assert content["provenance"] == {"commit": "abc", "seed": 3}
+    assert content["provenance"] == {
+        "commit": "abc",
+        "data": {"name": "tiny", "version": "1.0", "sha256": "0" * 64},
+        "seed": 3,
+    }
     assert content["data"]["queries"] == {"harmful": 4, "benign": 4, "sensitive": 2}
     assert content["data"]["harmful_documents"] == 3
     for arm in content["arms"].values():

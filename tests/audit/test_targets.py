@@ -11,7 +11,7 @@ from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
 from safe_retrieval.audit.targets import EncodedTarget, RetrieverTarget, stratified
 from safe_retrieval.errors import InputError
 from safe_retrieval.types import Hit, QueryEncoding, Retrieval
-from tests.audit.conftest import scripted
+from tests.audit.fakes import scripted
 
 
 def probes(harmful: int, benign: int, sensitive: int) -> list[Probe]:

@@ -101,7 +101,7 @@ def _context(report: AuditReport) -> dict[str, Any]:
         "descriptions": DESCRIPTIONS,
         "detail": _detail(report.arms),
         "heat": tuple(_heat_rows(report)),
-        "provenance": tuple(_flat({**report.provenance, "seed": report.seed})),
+        "provenance": tuple(_flat(report.to_json()["provenance"])),
     }
 
 
@@ -130,6 +130,24 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield name, "unknown" if value is None else str(value)
         else:
             yield name, ", ".join(str(part) for part in value)
+
+
+def number(figure: Estimate | None, metric: str) -> str:
+    """A figure as its metric is usually written: nDCG and AUROC as decimals, shares in percent."""
+    if figure is not None and _is_decimal(metric):
+        return f"{figure.value:.3f}"
+    return percent(figure)
+
+
+def bounds(figure: Estimate | None, metric: str) -> str:
+    """The interval, written as :func:`number` writes the figure."""
+    if figure is not None and _is_decimal(metric):
+        return f"{figure.low:.3f} to {figure.high:.3f}"
+    return span(figure)
+
+
+def _is_decimal(metric: str) -> bool:
+    return "ndcg" in metric or "auroc" in metric
 
 
 def percent(figure: Estimate | None) -> str:
@@ -177,6 +195,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, span, signed, signed_span, p_value, rate)
+    filters = (percent, number, bounds, signed, signed_span, p_value, rate)
     environment.filters |= {function.__name__: function for function in filters}
     return environment

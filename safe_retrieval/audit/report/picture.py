@@ -20,6 +20,7 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 736, 46, 412
 _STEP = 0.2
 _LETTER = 7.6
 _LINE = 16
+_LED_FROM = 26
 
 
 class Box(NamedTuple):
@@ -66,6 +67,11 @@ class Point:
     y_low: float
     y_high: float
     label: Label
+
+    @property
+    def is_led(self) -> bool:
+        """Whether the label stands so far away that a line has to lead to it."""
+        return math.hypot(self.label.x - self.x, self.label.y - self.y) > _LED_FROM
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +176,13 @@ Spot = tuple[float, float, str]
 
 
 def _around(x: float, y: float) -> list[Spot]:
-    near = [(x - 11, y - 8, "end"), (x + 11, y - 8, "start"), (x - 11, y + 18, "end"), (x + 11, y + 18, "start")]
-    far = [(x + dx, y + dy, "middle") for dy in (-24, 34, -40, 50) for dx in (0, -40, 40)]
-    return near + far
+    """Where a label may stand, best first: beside the point, then further up, down and away from it."""
+    return [
+        spot
+        for away in (11, 60, 110)
+        for line in (-8, 18, -26, 36, -44, 54, -62, -80)
+        for spot in ((x - away, y + line, "end"), (x + away, y + line, "start"))
+    ]
 
 
 def _place(text: str, spots: Sequence[Spot], taken: Sequence[Box]) -> tuple[Label, Box]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from safe_retrieval.audit.report.page import baseline_of, best_of, percent, rate, signed, span
+from safe_retrieval.audit.report.page import baseline_of, best_of, number, percent, rate, signed, span
 from safe_retrieval.audit.report.picture import harm_metric
 from safe_retrieval.audit.results import HEADLINE, AuditReport
 from safe_retrieval.metrics import Estimate
@@ -36,7 +36,7 @@ def summary_table(report: AuditReport, *, intervals: bool = True) -> Table:
             signed(change.relative if change else None),
             signed(kept.relative if kept else None),
             percent(result.metrics["over_refusal"]),
-            _decimal(result.metrics["benign_ndcg@10"]),
+            number(result.metrics["benign_ndcg@10"], "ndcg"),
             rate(result.queries_per_second),
             f"{sum(result.asked.values()):,}",
         )
@@ -46,10 +46,6 @@ def summary_table(report: AuditReport, *, intervals: bool = True) -> Table:
 
 def _figure(figure: Estimate | None, *, intervals: bool) -> tuple[str, ...]:
     return (percent(figure), span(figure)) if intervals else (percent(figure),)
-
-
-def _decimal(figure: Estimate | None) -> str:
-    return "\N{EN DASH}" if figure is None else f"{figure.value:.3f}"
 
 
 def _caption(report: AuditReport) -> str:

@@ -1,0 +1,132 @@
+"""The encoders that the six arms need, each with a record of everything that decides its vectors.
+
+A record names the encoder in the cache of encodings and in the report's provenance, so it must change whenever the
+vectors could.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
+from safe_retrieval.types import Encoder
+
+if TYPE_CHECKING:
+    from safe_retrieval.backbone.language_model import LanguageModel
+    from safe_retrieval.encoder.persistence import LoadedAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEncoder:
+    """An encoder and its record, JSON-serialisable."""
+
+    encoder: Encoder
+    record: Mapping[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """The record in one canonical form."""
+        return json.dumps(self.record, sort_keys=True)
+
+
+class Models(Protocol):
+    """Where an audit's encoders come from. Each is opened when it is first read, so an arm costs only what it needs."""
+
+    @property
+    def document(self) -> RecordedEncoder:
+        """Builds the index; asks it for the ``input`` arm."""
+
+    @property
+    def response(self) -> RecordedEncoder:
+        """One forward pass to a response vector and a refusal probability, in the document encoder's space."""
+
+    @property
+    def hyde(self) -> RecordedEncoder:
+        """Generates the response and embeds it with the document encoder."""
+
+
+class LocalModels:
+    """Models by name, on this machine; the backbone is loaded once for both the response encoder and HyDE.
+
+    Args:
+        document_encoder: name, hub id or folder.
+        backbone: name, hub id or folder; ``None`` takes the adapter's, or the default.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        offline: open no connection.
+    """
+
+    def __init__(
+        self,
+        document_encoder: str = DEFAULT_DOCUMENT_ENCODER,
+        *,
+        backbone: str | None = None,
+        adapter: Path | None = None,
+        offline: bool = False,
+    ) -> None:
+        self._document_encoder = document_encoder
+        self._backbone = backbone
+        self._adapter_path = adapter
+        self._offline = offline
+
+    @cached_property
+    def document(self) -> RecordedEncoder:
+        """See :class:`Models`."""
+        from safe_retrieval.encoder.input import InputEncoder
+
+        encoder = InputEncoder.load(self._document_encoder, offline=self._offline)
+        return RecordedEncoder(encoder, {"document_encoder": {"name": encoder.name, "space": encoder.space}})
+
+    @cached_property
+    def response(self) -> RecordedEncoder:
+        """See :class:`Models`."""
+        from safe_retrieval.encoder.response import ResponseEncoder
+
+        encoder = ResponseEncoder(self._language_model, self._adapter)
+        record = {
+            "backbone": self._backbone_record(),
+            "adapter": {"fingerprint": encoder.fingerprint, "teacher": encoder.record.teacher.name},
+            "policy": {"name": encoder.policy.name, "sha256": encoder.policy.sha256},
+        }
+        return RecordedEncoder(encoder, record)
+
+    @cached_property
+    def hyde(self) -> RecordedEncoder:
+        """See :class:`Models`."""
+        from safe_retrieval.encoder.hyde import HydeEncoder
+
+        encoder = HydeEncoder(self._language_model, self.document.encoder)
+        generation = {
+            "policy": {"name": encoder.policy.name, "sha256": encoder.policy.sha256},
+            "samples": encoder.samples,
+            "max_new_tokens": encoder.max_new_tokens,
+            "include_query": encoder.include_query,
+        }
+        return RecordedEncoder(
+            encoder, {**self.document.record, "backbone": self._backbone_record(), "hyde": generation}
+        )
+
+    @cached_property
+    def _adapter(self) -> LoadedAdapter:
+        from safe_retrieval.encoder.persistence import load_adapter
+        from safe_retrieval.encoder.shipped import shipped_adapter
+
+        return load_adapter(self._adapter_path or shipped_adapter(self._backbone))
+
+    @cached_property
+    def _language_model(self) -> LanguageModel:
+        from safe_retrieval.backbone.language_model import LanguageModel
+        from safe_retrieval.models.catalog import DEFAULT_BACKBONE
+
+        name = self._backbone
+        if name is None:
+            name = self._adapter.record.backbone.name if self._adapter_path else DEFAULT_BACKBONE
+        return LanguageModel.load(name, offline=self._offline)
+
+    def _backbone_record(self) -> dict[str, str]:
+        model = self._language_model
+        return {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.dtype).removeprefix("torch.")}
