@@ -15,7 +15,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
@@ -110,6 +109,15 @@ def _row(document: Document, position: int) -> tuple[str, str, str, str]:
     return document.id, readable(document.title), readable(document.text), metadata
 
 
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    if not path.is_file():  # SQLite says only that it cannot open it
+        raise IndexFormatError(f"{path} is missing; restore it, or build the index again")
+    try:
+        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    except sqlite3.DatabaseError as error:
+        raise IndexFormatError(f"{path} cannot be opened: {error}; restore it, or build the index again") from error
+
+
 class DocumentStore:
     """A finished documents file, opened read-only; may be used from several threads.
 
@@ -124,13 +132,9 @@ class DocumentStore:
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise IndexFormatError(f"{path} is missing; restore it, or build the index again")
         self.path = path
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(
-            f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True, check_same_thread=False
-        )
+        self._connection = _open_read_only(path)
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             ((version,),) = self._query("PRAGMA user_version")

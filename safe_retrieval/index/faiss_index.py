@@ -102,16 +102,14 @@ def read_faiss(path: Path) -> Any:
     """
     import faiss
 
-    if not path.is_file():
-        raise IndexFormatError(f"{path} is missing; restore it, or build the index again")
     with _READING:  # the limits are global to the process
         before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
-        # No vector inside a file is longer than the file.
-        faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
         faiss.set_deserialization_loop_limit(_MOST_LOOPS)
         try:
+            # No vector inside a file is longer than the file.
+            faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
             loaded = faiss.read_index(str(path))
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError is FAISS's own, for whatever it does not like
             raise IndexFormatError(f"{path} is not a readable FAISS file: {error}; build the index again") from error
         finally:
             faiss.set_deserialization_vector_byte_limit(before[0])

@@ -25,7 +25,7 @@ from safe_retrieval.types import Document, Encoder, FloatMatrix, Hit
 
 # A rebuild replaces the manifest and then removes the files of the old one. Whoever read the old manifest just before
 # finds its files gone and looks again.
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 _BLOCK_ROWS = 16_384
 
 

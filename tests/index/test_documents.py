@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_retrieval.errors import DataError, IndexFormatError, InputError
+from safe_retrieval.index.documents import DocumentStore, DocumentWriter
+from safe_retrieval.types import Document
+from tests.support.corpora import small_corpus
+
+
+def store_of(path: Path, *batches: list[Document]) -> DocumentStore:
+    with DocumentWriter(path) as writer:
+        for batch in batches:
+            writer.append(batch)
+        assert len(writer) == sum(map(len, batches))
+    return DocumentStore(path)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    documents = small_corpus(5)
+    odd = Document("it's; DROP TABLE documents --", "text", "title", {"a": [1, None, {"b": "ü"}]})
+    with store_of(tmp_path / "d.sqlite", documents[:3], [*documents[3:], odd]) as store:
+        assert len(store) == 6
+        assert store.get(["d4", odd.id, "d0", "d4"]) == [documents[4], odd, documents[0], documents[4]]
+        assert store.find(["d1", "absent", "\ud800", ""]) == {"d1": documents[1]}
+        assert store.ids_at([5, 0, 5]) == [odd.id, "d0", odd.id]
+        assert list(store.iterate(batch_size=2)) == [*documents, odd]
+        assert store.faults() == []
+        assert store.get([]) == store.ids_at([]) == []
+
+
+def test_what_cannot_be_stored_is_replaced(tmp_path: Path) -> None:
+    with store_of(tmp_path / "d.sqlite", [Document("a", "nul \0 end", "half \ud83d pair", {"raw": "\ud83d"})]) as store:
+        assert store.get(["a"]) == [Document("a", "nul \ufffd end", "half \ufffd pair", {"raw": "\ud83d"})]
+
+
+def test_many_ids_at_once(tmp_path: Path) -> None:
+    documents = small_corpus(2_500)
+    with store_of(tmp_path / "d.sqlite", documents) as store:
+        assert store.get([document.id for document in reversed(documents)]) == documents[::-1]
+        assert store.ids_at(range(2_500)) == [document.id for document in documents]
+
+
+def test_missing(tmp_path: Path) -> None:
+    with store_of(tmp_path / "d.sqlite", small_corpus(3)) as store:
+        with pytest.raises(InputError, match="'absent'"):
+            store.get(["d1", "absent"])
+        with pytest.raises(IndexFormatError, match="position 3"):
+            store.ids_at([0, 3])
+    with pytest.raises(IndexFormatError, match="is missing"):
+        DocumentStore(tmp_path / "absent.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (Document("d1", "again"), "documents 1 and 4 have the same id 'd1'"),
+        (Document("new", "again"), "documents 3 and 4 have the same id 'new'"),
+        (Document("", "a"), "document 4: expected a non-empty string"),
+        (Document(4, "a"), "got 4"),  # type: ignore[arg-type]
+        (Document("x", None), "expected strings"),  # type: ignore[arg-type]
+        (Document("x", "a", metadata={"f": float("nan")}), "metadata is not JSON"),
+        (Document("x", "a", metadata={"f": object()}), "metadata is not JSON"),
+    ],
+)
+def test_faulty_documents(tmp_path: Path, document: Document, message: str) -> None:
+    with DocumentWriter(tmp_path / "d.sqlite") as writer:
+        writer.append(small_corpus(3))
+        with pytest.raises(DataError, match=message):
+            writer.append([Document("new", "first"), document])
+
+
+def test_several_threads_read(tmp_path: Path) -> None:
+    documents = small_corpus(200)
+    wrong: list[Any] = []
+
+    def read(store: DocumentStore, start: int) -> None:
+        for number in range(start, start + 100):
+            found = store.get([f"d{number % 200}"])
+            if found != [documents[number % 200]]:
+                wrong.append(found)
+
+    with store_of(tmp_path / "d.sqlite", documents) as store:
+        threads = [threading.Thread(target=read, args=(store, start)) for start in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_a_stray_journal_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "d.sqlite"
+    store_of(path, small_corpus(3)).close()
+    for suffix in ("-journal", "-wal", "-shm"):
+        (tmp_path / f"d.sqlite{suffix}").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + b"x" * 1_000)
+    with DocumentStore(path) as store:
+        assert len(store) == 3
+
+
+def test_unknown_version_and_damage_without_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / "d.sqlite"
+    store_of(path, small_corpus(300)).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.commit()
+    connection.close()
+    with pytest.raises(IndexFormatError, match="version 1, got 99"):
+        DocumentStore(path)
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(IndexFormatError, match=r"d\.sqlite cannot be read"):
+        DocumentStore(path)
+
+
+def test_faults_inside(tmp_path: Path) -> None:
+    path = tmp_path / "d.sqlite"
+    store_of(path, small_corpus(3)).close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE documents SET position = 9 WHERE position = 2")
+    connection.execute("UPDATE documents SET metadata = '{' WHERE position = 0")
+    connection.commit()
+    connection.close()
+    with DocumentStore(path) as store:
+        assert any("positions 0 to 2, got 0 to 9" in fault for fault in store.faults())
+        with pytest.raises(IndexFormatError, match="metadata of 'd0' is damaged"):
+            store.get(["d0"])

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_retrieval.errors import IndexFolderError, IndexFormatError
+from safe_retrieval.index.manifest import (
+    BuildRecord,
+    EncoderRecord,
+    FileRecord,
+    IndexManifest,
+    check_file,
+    read_manifest,
+    record_file,
+)
+
+MANIFEST = IndexManifest(
+    encoder=EncoderRecord("some-encoder", "sha256:5", {"query": "query: ", "document": "passage: ü"}),
+    dimension=384,
+    count=2,
+    vectors=FileRecord("vectors-0.faiss", 10, "ab" * 32),
+    documents=FileRecord("documents-0.sqlite", 20, "cd" * 32),
+    build=BuildRecord("2026-11-25T00:00:00+00:00", 1.5, 1, 0, 2_048, {"python": "3.11.7"}),
+)
+# Pinned: indexes that people have must stay readable.
+PINNED_SHA256 = "b2cd178fe2ce30c3faa84b82eeaafeb7e3b33443538a6c4dc21cf520a11f557e"
+
+
+def signed(fields: dict[str, Any]) -> str:
+    """A manifest as its writer would sign it, whatever it says."""
+
+    def canonical(value: dict[str, Any]) -> str:
+        return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+    body = {name: value for name, value in fields.items() if name != "sha256"}
+    return canonical({**body, "sha256": hashlib.sha256(canonical(body).encode()).hexdigest()})
+
+
+def test_round_trip_and_pinned_form(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path)
+    assert read_manifest(tmp_path) == MANIFEST
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    text = (tmp_path / "manifest.json").read_text()
+    assert json.loads(text)["format"] == "safe-retrieval index"
+    assert signed(json.loads(text)) == text
+    assert hashlib.sha256(text.encode()).hexdigest() == PINNED_SHA256
+
+
+def test_writing_replaces(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path)
+    replace(MANIFEST, count=3).write(tmp_path)
+    assert read_manifest(tmp_path).count == 3
+
+
+def test_flipped_bits_and_cuts_are_noticed_everywhere(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path)
+    path = tmp_path / "manifest.json"
+    whole = path.read_bytes()
+    damaged = [whole[:n] for n in range(0, len(whole), 11)]
+    damaged += [whole[:n] + bytes([whole[n] ^ (1 << n % 8)]) + whole[n + 1 :] for n in range(0, len(whole), 3)]
+    damaged += [whole + b" ", b"", b"null", b"[]", b"[" * 100_000, b"\xff\xfe"]
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(IndexFormatError, match=r"manifest\.json"):
+            read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "expected format version 1, got 2"),
+        ({"format": "something else"}, "something else"),
+        ({"surprise": 1}, "surprise"),
+        ({"vectors": {"name": "../outside.faiss", "size": 1, "sha256": ""}}, "not the name of a file"),
+        ({"documents": {"name": ".hidden", "size": 1, "sha256": ""}}, "not the name of a file"),
+        ({"encoder": "a name"}, "damaged"),
+    ],
+)
+def test_a_well_signed_manifest_must_still_make_sense(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    (tmp_path / "manifest.json").write_text(signed({**json.loads(MANIFEST.to_json()), **change}))
+    with pytest.raises(IndexFormatError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_no_index(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(IndexFolderError, match="there is no index"):
+            read_manifest(path)
+    (tmp_path / ".building").mkdir()
+    with pytest.raises(IndexFolderError, match="unfinished build"):
+        read_manifest(tmp_path)
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"abc")
+    record = record_file(path)
+    assert record == FileRecord("data", 3, hashlib.sha256(b"abc").hexdigest())
+    assert check_file(tmp_path, record) == path
+    path.write_bytes(b"abd")
+    assert check_file(tmp_path, record, hashes=False) == path
+    with pytest.raises(IndexFormatError, match=r"data: .*SHA-256"):
+        check_file(tmp_path, record)
+    path.write_bytes(b"abcd")
+    with pytest.raises(IndexFormatError, match="expected 3 bytes, got 4"):
+        check_file(tmp_path, record, hashes=False)
+    path.unlink()
+    with pytest.raises(IndexFormatError, match="is missing"):
+        check_file(tmp_path, record)
