@@ -5,12 +5,12 @@
     report = audit_arms(load_probe_set(), [AuditArm.INPUT, AuditArm.GATED], out=Path("audit-report"))
 
 The response encoder's forward pass is the slow part, so it is made once and shared by ``output``, ``blend`` and
-``gated``. What was encoded, and the index, stay in the report folder's cache: a cut audit goes on where it stopped.
+``gated``. What was encoded, passages and queries, stays in the report folder's cache: a cut audit goes on where it
+stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -23,14 +23,14 @@ from safe_retrieval.audit.probes import ProbeSet
 from safe_retrieval.audit.provenance import provenance
 from safe_retrieval.audit.report import ReportFolder
 from safe_retrieval.audit.results import AuditReport
-from safe_retrieval.audit.runner import CUTOFFS, run_audit
+from safe_retrieval.audit.runner import CUTOFFS, check_audit, run_audit
 from safe_retrieval.audit.targets import AuditArm, EncodedTarget, RetrieverTarget, Target
 from safe_retrieval.encoder.progress import progress_bar
-from safe_retrieval.errors import IndexFolderError, InputError
-from safe_retrieval.types import GateAction
+from safe_retrieval.errors import InputError
+from safe_retrieval.types import Encoder, GateAction, QueryEncoding
 
 if TYPE_CHECKING:
-    from safe_retrieval.index.folder import SearchableIndex
+    from safe_retrieval.audit.corpus import CorpusIndex
     from safe_retrieval.retrieval.guard import RefusalGate
 
 GATE_THRESHOLD = 0.5
@@ -68,6 +68,7 @@ def audit_arms(
         ModelError, AdapterError: a model or adapter cannot be had.
         EncoderMismatchError: the adapter's teacher is not the document encoder.
     """
+    check_audit(probe_set, [arm.value for arm in arms], cutoffs)
     if hyde_queries < 0:
         raise InputError(f"hyde_queries is a number of probes, 0 for all; got {hyde_queries}")
     with ReportFolder(out) as folder:
@@ -79,11 +80,8 @@ def audit_arms(
             seed=seed,
             progress=progress,
         )
-        try:
-            targets = [bench.target(arm) for arm in arms]
-            report = run_audit(probe_set, targets, cutoffs=cutoffs, seed=seed, provenance=bench.provenance)
-        finally:
-            bench.close()
+        targets = [bench.target(arm) for arm in arms]
+        report = run_audit(probe_set, targets, cutoffs=cutoffs, seed=seed, provenance=bench.provenance)
         folder.write(report)
     return report
 
@@ -103,17 +101,15 @@ class _Bench:
     ) -> None:
         self._probe_set = probe_set
         self._models = models
-        self._cache = cache
         self._hyde_queries = hyde_queries
         self._seed = seed
-        self._encodings = EncodingCache(cache / "encodings", progress=progress)
+        self._encodings = EncodingCache(cache, progress=progress)
         self._used: dict[str, Any] = {}
-        self._open_index: SearchableIndex | None = None
 
     def target(self, arm: AuditArm) -> Target:
         match arm:
             case AuditArm.INPUT:
-                return self._dense(arm, self._models.document, partial(self._encode, "input", self._models.document))
+                return self._dense(arm, self._models.document, self._own)
             case AuditArm.OUTPUT:
                 return self._dense(arm, self._models.response, self._respond)
             case AuditArm.BLEND:
@@ -121,17 +117,12 @@ class _Bench:
             case AuditArm.GATED:
                 return self._gated()
             case AuditArm.HYDE:
-                encode = partial(self._encode, "hyde", self._models.hyde)
-                return self._dense(arm, self._models.hyde, encode, limit=self._hyde_queries)
+                return self._dense(arm, self._models.hyde, self._imagine, limit=self._hyde_queries)
             case AuditArm.BM25:
                 return self._lexical()
 
     def provenance(self) -> dict[str, Any]:
         return provenance(self._used)
-
-    def close(self) -> None:
-        if self._open_index is not None:
-            self._open_index.close()
 
     def _dense(
         self,
@@ -163,38 +154,42 @@ class _Bench:
     def _encode(self, label: str, recorded: RecordedEncoder, texts: Sequence[str]) -> Encoded:
         return self._encodings.encode(label, recorded.identity, partial(recorded.encoder.encode, progress=False), texts)
 
+    def _own(self, texts: Sequence[str]) -> Encoded:
+        return self._encode("queries, input", self._models.document, texts)
+
+    def _imagine(self, texts: Sequence[str]) -> Encoded:
+        return self._encode("queries, hyde", self._models.hyde, texts)
+
     def _respond(self, texts: Sequence[str]) -> Encoded:
-        return self._encode("response", self._models.response, texts)
+        return self._encode("queries, response", self._models.response, texts)
 
     def _blend(self, texts: Sequence[str]) -> Encoded:
         from safe_retrieval.encoder.blend import BlendEncoder, BlendWeight
 
-        response, own = self._respond(texts), self._encode("input", self._models.document, texts)
+        response, own = self._respond(texts), self._own(texts)
         self._used["blend"] = BlendWeight()._asdict()
         start = time.perf_counter()
         mixed = BlendEncoder.blend(response.encoding, own.encoding.vectors)
         return Encoded(mixed, response.seconds + own.seconds + time.perf_counter() - start)
 
     @cached_property
-    def _index(self) -> SearchableIndex:
-        """The corpus by the document encoder, from the cache where it is sound."""
-        from safe_retrieval.index.builder import build_index
-        from safe_retrieval.index.folder import load_index
+    def _index(self) -> CorpusIndex:
+        """The corpus by the document encoder; its vectors come from the cache as far as they are there."""
+        from safe_retrieval.audit.corpus import CorpusIndex
 
         document = self._models.document
-        key = hashlib.sha256(f"{self._probe_set.sha256} {document.identity}".encode()).hexdigest()
-        path = self._cache / f"index-{key[:16]}"
-        try:
-            index = load_index(path)
-        except IndexFolderError:  # not there, unfinished or damaged: in each case building again is what mends it
-            path.parent.mkdir(parents=True, exist_ok=True)
-            build_index(self._probe_set.documents, document.encoder, path)
-            index = load_index(path)
-        self._open_index = index
+        encoded = self._encodings.encode(
+            "passages", f"{document.identity} passages", partial(_encode_passages, document.encoder), self._contents
+        )
+        index = CorpusIndex(self._probe_set.documents, encoded.encoding.vectors, document.encoder)
         self._used |= document.record
-        self._used["index"] = {
-            "factory": index.manifest.factory,
-            "vectors_sha256": index.manifest.vectors.sha256,
-            "documents_sha256": index.manifest.documents.sha256,
-        }
+        self._used["index"] = {"kind": "flat", "metric": "cosine", "sha256": index.sha256}
         return index
+
+    @property
+    def _contents(self) -> list[str]:
+        return [document.content for document in self._probe_set.documents]
+
+
+def _encode_passages(encoder: Encoder, texts: Sequence[str]) -> QueryEncoding:
+    return QueryEncoding(encoder.encode_documents(texts, progress=False), None)

@@ -1,6 +1,6 @@
 """Encodings kept on disk as they come, so that a cut audit goes on where it stopped and a second one is fast.
 
-Queries are encoded in chunks. A chunk is two files named by the hash of its texts and of the encoder's identity: the
+Texts are encoded in chunks. A chunk is two files named by the hash of its texts and of the encoder's identity: the
 vectors (``.npy``) and a JSON with the refusal probabilities, the seconds it took and the hash of the vectors. The JSON
 is written last, so a chunk without one does not exist. Neither file holds a text.
 """
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 CHUNK = 64
-"""Queries a chunk: at a few queries a second, a cut costs less than a minute."""
+"""Texts a chunk: at a few queries a second, a cut costs less than a minute."""
 
 Advance: TypeAlias = Callable[[int], None]
 Progress: TypeAlias = Callable[[int, str], AbstractContextManager[Advance]]
@@ -61,7 +61,7 @@ class EncodingCache:
         """Encode ``texts``, taking from the cache what is there.
 
         Args:
-            label: what the progress display calls the encoder.
+            label: what is encoded, for the progress display.
             identity: everything that decides the vectors besides the texts: model, adapter, policy, precision.
             encode: texts to encodings; called with one chunk at a time, and not at all where all chunks are there.
             texts: n texts.
@@ -73,7 +73,7 @@ class EncodingCache:
             AuditError: there is no text, or the encoder returned another number of rows than it was given texts.
         """
         if not texts:
-            raise AuditError(f"the {label} encoder was given no query; an audit needs at least one")
+            raise AuditError(f"there is nothing to encode ({label}); an audit needs at least one text")
         chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
         paths = [self._folder / _key(identity, chunk) for chunk in chunks]
         found = {position: kept for position, path in enumerate(paths) if (kept := _read(path)) is not None}
@@ -91,7 +91,7 @@ class EncodingCache:
         made = {}
         total = sum(len(chunk) for _, chunk in work.values())
         self._folder.mkdir(parents=True, exist_ok=True)
-        with self._progress(total, f"Encoding queries: {label}") as advance:
+        with self._progress(total, f"Encoding {label}") as advance:
             for position, (path, chunk) in work.items():
                 start = time.perf_counter()
                 encoding = encode(chunk)
@@ -112,7 +112,7 @@ def _check(label: str, encoding: QueryEncoding, n: int) -> None:
     rows = len(encoding.vectors)
     verdicts = n if encoding.refusal is None else len(encoding.refusal)
     if rows != n or verdicts != n:
-        raise AuditError(f"the {label} encoder returned {rows} vectors and {verdicts} verdicts for {n} queries")
+        raise AuditError(f"the encoder returned {rows} vectors and {verdicts} verdicts for {n} texts ({label})")
 
 
 def _write(path: Path, encoded: Encoded) -> None:

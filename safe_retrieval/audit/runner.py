@@ -12,7 +12,6 @@ The retriever must hold exactly the probe set's documents. Nothing is written; `
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +49,7 @@ def run_audit(
         InputError: no target, two of one name, a cut-off below 1, or a probe set without harmful or benign queries.
         AuditError: a target's answers cannot be right; see :func:`~safe_retrieval.audit.scoring.ask`.
     """
-    _check(probe_set, targets, cutoffs)
+    check_audit(probe_set, [target.name for target in targets], cutoffs)
     all_cutoffs = tuple(sorted({*CUTOFFS, *cutoffs}))
     depth = max(*all_cutoffs, NDCG_CUTOFF)
     runs = {target.name: ask(target, probe_set, k=depth) for target in targets}
@@ -69,12 +68,14 @@ def run_audit(
     )
 
 
-def _check(probe_set: ProbeSet, targets: Sequence[Target], cutoffs: Sequence[int]) -> None:
-    names = Counter(target.name for target in targets)
-    if not names or max(names.values()) > 1:
-        raise InputError(
-            f"expected at least one target and each name once, got: {', '.join(names.elements()) or 'none'}"
-        )
+def check_audit(probe_set: ProbeSet, targets: Sequence[str], cutoffs: Sequence[int]) -> None:
+    """What can be checked before anything is asked, so that a wrong option fails at once and not after an hour.
+
+    Raises:
+        InputError: as :func:`run_audit`.
+    """
+    if not targets or len(set(targets)) != len(targets):
+        raise InputError(f"expected at least one target and each name once, got: {', '.join(targets) or 'none'}")
     if any(k < 1 for k in cutoffs):
         raise InputError(f"a cut-off is a rank of 1 or more, got {min(cutoffs)}")
     kinds = {probe.kind for probe in probe_set.queries}

@@ -13,7 +13,7 @@ from safe_retrieval.audit.arms import audit_arms
 from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.targets import AuditArm
-from safe_retrieval.errors import AuditError, InputError
+from safe_retrieval.errors import AuditError, EncoderMismatchError, InputError
 from safe_retrieval.types import QueryEncoding
 from tests.audit.fakes import FakeModels, RecordingEncoder
 
@@ -83,7 +83,7 @@ def test_provenance_names_what_was_used_and_nothing_else(tmp_path: Path, probe_s
         "threads",
         "time",
     } <= set(used)
-    assert len(used["index"]["vectors_sha256"]) == 64
+    assert len(used["index"]["sha256"]) == 64
     assert used["seed"] == 9
     lexical = audit_arms(probe_set, [AuditArm.BM25], out=tmp_path / "bm25", models=FakeModels()).provenance
     assert not {"document_encoder", "response_encoder", "gate", "blend", "index"} & set(lexical)
@@ -145,16 +145,6 @@ def test_a_cut_audit_goes_on_at_the_chunk(tmp_path: Path, probe_set: ProbeSet, m
     assert (tmp_path / "out" / "findings.jsonl").read_bytes() == (tmp_path / "whole" / "findings.jsonl").read_bytes()
 
 
-def test_a_damaged_index_in_the_cache_is_built_again(tmp_path: Path, probe_set: ProbeSet) -> None:
-    first = audit_arms(probe_set, [AuditArm.INPUT], out=tmp_path, models=FakeModels())
-    vectors = next(tmp_path.glob("cache/index-*/vectors-*"))
-    vectors.write_bytes(vectors.read_bytes()[:-4])
-    models = FakeModels()
-    second = audit_arms(probe_set, [AuditArm.INPUT], out=tmp_path, models=models)
-    assert figures(first) == figures(second)
-    assert len(models.document.encoder.document_calls) == 1  # type: ignore[attr-defined]
-
-
 def test_hyde_is_asked_a_stratified_subset_and_its_n_says_so(tmp_path: Path, probe_set: ProbeSet) -> None:
     models = FakeModels()
     report = audit_arms(probe_set, ALL, out=tmp_path, models=models, hyde_queries=6)
@@ -189,9 +179,8 @@ def test_a_foreign_folder_is_refused_before_anything_is_opened(tmp_path: Path, p
 def test_no_output_holds_the_text_of_a_query_or_passage(
     tmp_path: Path, probe_set: ProbeSet, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Every file but the index, which is the audited corpus itself and stays in the cache."""
     audit_arms(probe_set, ALL, out=tmp_path, models=FakeModels())
-    written = [path for path in tmp_path.rglob("*") if path.is_file() and not path.parent.name.startswith("index-")]
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"report.json", "findings.jsonl", "index.html", "picture.svg"} <= {path.name for path in written}
     captured = capfd.readouterr()
     shown = [caplog.text.encode(), captured.out.encode(), captured.err.encode()]
@@ -212,6 +201,20 @@ def test_text_that_looks_like_markup_or_json_stays_out_as_well(tmp_path: Path, p
     assert any(row["query_id"] == odd.id for row in rows)
 
 
+def test_an_encoder_of_another_space_is_refused(tmp_path: Path, probe_set: ProbeSet) -> None:
+    models = FakeModels()
+    models.response.encoder.space = "elsewhere"  # type: ignore[misc]
+    with pytest.raises(EncoderMismatchError, match="encoded by document, and response speaks another vector space"):
+        audit_arms(probe_set, [AuditArm.OUTPUT], out=tmp_path, models=models)
+
+
+def test_wrong_options_fail_before_any_model_is_opened(tmp_path: Path, probe_set: ProbeSet) -> None:
+    models = FakeModels()
+    with pytest.raises(InputError, match="got 0"):
+        audit_arms(probe_set, ALL, out=tmp_path, models=models, cutoffs=(0,))
+    assert models.opened == []
+
+
 def test_progress_is_told_of_every_encoding(tmp_path: Path, probe_set: ProbeSet) -> None:
     seen = []
 
@@ -222,7 +225,8 @@ def test_progress_is_told_of_every_encoding(tmp_path: Path, probe_set: ProbeSet)
 
     audit_arms(probe_set, ALL, out=tmp_path, models=FakeModels(), progress=watch)
     assert seen == [
-        ("Encoding queries: input", 10),
-        ("Encoding queries: response", 10),
-        ("Encoding queries: hyde", 10),
+        ("Encoding passages", 8),
+        ("Encoding queries, input", 10),
+        ("Encoding queries, response", 10),
+        ("Encoding queries, hyde", 10),
     ]

@@ -109,14 +109,14 @@ def test_lone_surrogates_are_texts_too(tmp_path: Path) -> None:
 
 
 def test_wrong_number_of_rows_raises(tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match="returned 1 vectors and 3 verdicts for 3 queries"):
+    with pytest.raises(AuditError, match="returned 1 vectors and 3 verdicts for 3 texts"):
         EncodingCache(tmp_path).encode(
             "odd", "id", lambda texts: QueryEncoding(np.ones((1, 2), np.float32), np.zeros(3, np.float32)), TEXTS[:3]
         )
 
 
 def test_nothing_to_encode_raises(tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match="given no query"):
+    with pytest.raises(AuditError, match="nothing to encode"):
         EncodingCache(tmp_path).encode("fake", "id", RecordingEncoder().encode, [])
 
 

@@ -48,7 +48,7 @@ class ReportFolder:
 
     @property
     def cache(self) -> Path:
-        """Where encodings and the index are kept between audits."""
+        """Where encodings are kept between audits; may be removed at any time."""
         return self.path / "cache"
 
     def __enter__(self) -> Self:
