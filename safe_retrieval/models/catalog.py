@@ -270,11 +270,14 @@ def get(name: str) -> ModelRecord:
 
 def suggestion(name: str) -> str:
     """What to try instead of ``name``, as the end of an error message."""
+    return hint(name) or "the catalog knows " + ", ".join(record.name for record in _RECORDS)
+
+
+def hint(name: str) -> str | None:
+    """The catalog model that ``name`` probably means, as the end of an error message; ``None`` where none is near."""
     for record in _RECORDS:
         if record.base_model is not None and record.base_model.casefold() == name.casefold():
             return f"the catalog holds a quantised build of it as {record.name!r}"
     known = [record.name for record in _RECORDS]
     near = difflib.get_close_matches(name.casefold().rpartition("/")[2], known, n=2, cutoff=0.6)
-    if near:
-        return "did you mean " + " or ".join(repr(item) for item in near) + "?"
-    return "the catalog knows " + ", ".join(known)
+    return "did you mean " + " or ".join(repr(item) for item in near) + "?" if near else None

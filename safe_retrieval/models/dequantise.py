@@ -1,83 +1,155 @@
 """A GGUF file, once, to a folder that loads in seconds: bfloat16 safetensors, configuration and tokenizer.
 
-``transformers`` reads the file and knows how each architecture's tensors are named and permuted in it. What it then
-holds is written here: its own ``save_pretrained`` refuses a model that was loaded from GGUF. The weights are in memory
-once, in bfloat16, which is what using the model takes anyway.
+``transformers`` turns the header into configuration and tokenizer. The weights are unpacked here, some rows at a time,
+straight into the file: loading the whole model only to save it again would take twice its size in memory, and its
+``save_pretrained`` refuses a model that came from GGUF.
+
+Only architectures whose tensors are known to the last one are unpacked; a tensor without a place is an error, because
+a model that silently lacks one (scaled rotary frequencies, say) computes something else.
 """
 
 from __future__ import annotations
 
-import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from safe_retrieval.errors import ModelError
-from safe_retrieval.models.progress import Reporter
+from safe_retrieval.models.progress import Reporter, Update
+
+_ARCHITECTURES = ("llama", "qwen2", "qwen3")
+_PERMUTED = "llama"
+"""Its query and key rows are stored pairwise for the other rotary layout, and are put back."""
 
 _NOT_OURS = ("quantization_config", "_name_or_path", "_model_name_or_path", "is_local", "local_files_only")
 """What would be left of the GGUF file and of this machine; because of the first, loading would ask for that file."""
+
+_CHUNK = 1 << 22
+"""Weights that are unpacked at once: 16 MiB in float32."""
+
+
+class _Tensor(NamedTuple):
+    """A tensor on its way: its name and shape in the finished file, where it is stored, heads to reorder by."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored: Any
+    heads: int | None
 
 
 def dequantise(gguf: Path, target: Path, report: Reporter) -> None:
     """Write ``target`` as a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load without the GGUF file.
 
     Args:
-        gguf: the file to convert.
+        gguf: the file to convert; ``llama``, ``qwen2`` and ``qwen3`` architectures.
         target: an existing, empty folder.
         report: progress.
 
     Raises:
-        ModelError: the file cannot be converted, or it lacks weights its architecture needs.
+        ModelError: the file is not sound, of another architecture, or lacks weights its architecture needs.
         OSError: the disk is full (``ENOSPC``).
     """
-    import torch
-    import transformers
+    from gguf import GGUFReader
+    from transformers import AutoConfig, AutoTokenizer
 
     report.say(f"{gguf.name}: unpacking to bfloat16, once; later starts skip this")
-    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-    # Releases that can keep GGUF weights packed in memory do so unless told; older ones always unpack.
-    packed = getattr(transformers, "GgufConfig", None)
-    config = {} if packed is None else {"quantization_config": packed(dequantize=True)}
     try:
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, dtype=torch.bfloat16, output_loading_info=True, **config, **options
+        reader = GGUFReader(gguf)
+        architecture = str(reader.fields["general.architecture"].contents())
+    except (ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"{gguf.name} is not a sound GGUF file ({type(error).__name__}: {error})") from error
+    if architecture not in _ARCHITECTURES:
+        raise ModelError(
+            f"{gguf.name} is of the architecture {architecture}, expected {' or '.join(_ARCHITECTURES)}; "
+            "use the model's safetensors, by its hub id or from a folder"
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **options)
-    except (ValueError, KeyError, NotImplementedError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{gguf.name} cannot be unpacked ({type(error).__name__}: {error})") from error
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:5])
-        raise ModelError(f"{gguf.name} lacks weights that its architecture needs: {missing}")
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(target)
-    _save_weights(model, target / "model.safetensors")
-    # The safetensors writer makes files for the owner alone; a cache may be shared, so the umask decides here too.
-    (target / "model.safetensors").chmod((target / "config.json").stat().st_mode)
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    config.save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     tokenizer.save_pretrained(target)
-    for name in ("config.json", "tokenizer_config.json"):
-        _without_foreign_keys(target / name)
-
-
-def _save_weights(model: Any, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight.data_ptr() == embeddings.weight.data_ptr():
-        # Tied in memory, so one copy is kept and the loader ties them again. A GGUF that quantised the two
-        # differently has both, and both are kept: they are not the same matrix any more.
-        state.pop("lm_head.weight")
+    tensors, class_name = _plan(gguf.name, reader, architecture, config)
+    _rewrite(target / "config.json", architectures=[class_name], dtype="bfloat16")
+    _rewrite(target / "tokenizer_config.json")
+    size = sum(_bytes(tensor) for tensor in tensors)
+    weights = target / "model.safetensors"
     try:
-        save_file(state, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        if "os error 28" in str(error) or "No space left" in str(error):  # the writer hides the system's error number
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
-        raise ModelError(f"{path.name} could not be written ({error})") from error
+        with weights.open("wb") as output, report.bytes(f"{gguf.name} (unpacking)", size) as update:
+            _write(output, tensors, update)
+    except NotImplementedError as error:
+        raise ModelError(f"{gguf.name} is quantised in a way that cannot be unpacked here ({error})") from error
 
 
-def _without_foreign_keys(path: Path) -> None:
+def _plan(file: str, reader: Any, architecture: str, config: Any) -> tuple[list[_Tensor], str]:
+    """Every weight the architecture has, with the tensor it comes from; and the name of the model's class."""
+    import torch
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):  # names and shapes without any memory
+        model = AutoModelForCausalLM.from_config(config)
+    weights = model.state_dict()
+    if config.tie_word_embeddings:
+        del weights["lm_head.weight"]
+    (number,) = (key for key, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    names = get_tensor_name_map(number, config.num_hidden_layers)
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    tensors = []
+    for name, weight in weights.items():
+        stem, _, suffix = name.rpartition(".")
+        source = f"{names.get_name(stem)}.{suffix}"
+        if source not in stored:
+            raise ModelError(f"{file} lacks {source}, which its architecture needs as {name}")
+        tensor, shape = stored.pop(source), tuple(weight.shape)
+        if tuple(int(length) for length in reversed(tensor.shape)) != shape:
+            raise ModelError(f"{source} in {file} has the shape {tuple(reversed(tensor.shape))}, expected {shape}")
+        pairs = heads.get(source.split(".")[-2]) if architecture == _PERMUTED else None
+        tensors.append(_Tensor(name, shape, tensor, pairs))
+    if stored:
+        raise ModelError(f"{file} holds tensors that its architecture has no place for: {', '.join(sorted(stored))}")
+    return tensors, type(model).__name__
+
+
+def _bytes(tensor: _Tensor) -> int:
+    return 2 * int(tensor.stored.n_elements)
+
+
+def _write(output: IO[bytes], tensors: list[_Tensor], update: Update) -> None:
+    """The safetensors format: length of the header, header, then the data without gaps."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + _bytes(tensor)
+        header[tensor.name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": (start, end)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data is aligned to eight bytes
+    output.write(len(text).to_bytes(8, "little") + text)
+    done = 0
+    for tensor in tensors:
+        for chunk in _unpacked(tensor):
+            output.write(chunk)
+            done += len(chunk)
+            update(done)
+
+
+def _unpacked(tensor: _Tensor) -> Iterator[bytes]:
+    """The tensor's values in bfloat16, little-endian, in row order."""
+    import torch
+    from gguf import dequantize
+
+    data = tensor.stored.data  # (rows, bytes of a row), or (n,) float32
+    rows = len(data) if tensor.heads is not None else max(1, _CHUNK // tensor.shape[-1])
+    for start in range(0, len(data), rows):
+        values = dequantize(data[start : start + rows], tensor.stored.tensor_type)
+        if tensor.heads is not None:
+            halves = values.reshape(tensor.heads, -1, 2, *values.shape[1:])
+            values = halves.swapaxes(1, 2).reshape(values.shape)
+        yield torch.from_numpy(values.copy()).to(torch.bfloat16).view(torch.uint8).numpy().tobytes()
+
+
+def _rewrite(path: Path, **changes: Any) -> None:
+    """Take out what is not the model's and set ``changes``."""
     document = json.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in document.items() if key not in _NOT_OURS}
+    kept = {key: value for key, value in document.items() if key not in _NOT_OURS} | changes
     path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

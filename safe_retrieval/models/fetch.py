@@ -158,9 +158,10 @@ def _from_cache(
     if slot.folder.is_dir() and not again:
         return _installed(name, slot.folder, record, verify=verify)
     if offline:
+        hint = None if record else catalog.hint(name)
         raise OfflineError(
             f"{name} is not in the cache ({cache_home()}), and offline no connection is opened; pull it once with one: "
-            f"safe-retrieval models pull {name}" + ("" if record else f" ({catalog.suggestion(name)})")
+            f"safe-retrieval models pull {name}" + (f" ({hint})" if hint else "")
         )
     with slot.filling(report) as area:
         if again or not slot.folder.is_dir():  # another process may have finished it while this one waited
@@ -230,7 +231,8 @@ def _install_from_hub(name: str, slot: Slot, area: Path, report: Reporter) -> No
     try:
         snapshot = hub.list_snapshot(match["id"], match["revision"] or "main")
     except ModelError as error:
-        raise type(error)(f"{error}; {name} is not in the catalog, {catalog.suggestion(name)}") from error
+        hint = catalog.hint(name)
+        raise type(error)(f"{error}; {hint}" if hint else str(error)) from error
     files = area / "files"
     files.mkdir(exist_ok=True)
     need_room(area, snapshot.size - _held(area), name)

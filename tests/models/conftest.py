@@ -97,10 +97,10 @@ def serve() -> Iterator[Callable[[Server], Server]]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version: ClassVar[str] = "HTTP/1.0"  # a connection a request: a cut body is a closed connection
 
-            def do_GET(self) -> None:  # noqa: N802 -- the base class looks the method up by this name
+            def do_GET(self) -> None:
                 server.answer(self, body=True)
 
-            def do_HEAD(self) -> None:  # noqa: N802 -- as above
+            def do_HEAD(self) -> None:
                 server.answer(self, body=False)
 
             def log_message(self, *args: Any) -> None:
@@ -108,7 +108,7 @@ def serve() -> Iterator[Callable[[Server], Server]]:
 
         http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.url = f"http://127.0.0.1:{http.server_address[1]}"
-        threading.Thread(target=http.serve_forever, daemon=True).start()
+        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         running.append((http, server))
         return server
 
@@ -162,7 +162,7 @@ class StandIn:
         return server
 
 
-def make_stand_in(name: str = "stand-in-encoder", *, parts: int = 3, size: int = 300_000) -> StandIn:
+def make_stand_in(name: str = "stand-in-encoder", *, parts: int = 2, size: int = 300_000) -> StandIn:
     """A sentence encoder of random bytes: a zip archive with a folder, cut into ``parts`` wheels."""
     files = {
         "model.safetensors": Random(7).randbytes(size),

@@ -1,4 +1,4 @@
-"""Pulls the stand-in model in a process of its own, so that a test can kill it: ``python pull_stand_in.py PARTS``."""
+"""Pulls the stand-in model in a process of its own, so that a test can kill it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import make_stand_in
 from safe_retrieval.models import catalog
 from safe_retrieval.models.fetch import resolve
 
-made = make_stand_in(parts=int(sys.argv[1]))
+made = make_stand_in()
 catalog._RECORDS = (made.record,)
 model = resolve(made.record.name)
 sys.stdout.write(f"{model.fingerprint}\n")

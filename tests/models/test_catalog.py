@@ -62,7 +62,7 @@ def test_found_by_name_and_by_hub_id_whatever_the_case(record: ModelRecord) -> N
 def test_the_unquantised_original_is_another_model() -> None:
     original = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
     assert catalog.find(original) is None
-    with pytest.raises(ModelNotFoundError, match="quantised build of it as 'qwen2.5-coder-0.5b-instruct'"):
+    with pytest.raises(ModelNotFoundError, match=r"quantised build of it as 'qwen2\.5-coder-0\.5b-instruct'"):
         catalog.get(original)
 
 

@@ -186,7 +186,7 @@ def test_a_read_only_cache_is_explained(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SAFE_RETRIEVAL_HOME", str(tmp_path / "file"))
-    with pytest.raises(ModelError, match="cannot be written .* set SAFE_RETRIEVAL_HOME"):
+    with pytest.raises(ModelError, match=r"cannot be written .* set SAFE_RETRIEVAL_HOME"):
         resolve(stand_in.record.name)
 
 

@@ -1,0 +1,173 @@
+"""The hub, against a stand-in of it on the loopback interface, through the real client library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safe_retrieval.errors import ChecksumError, DownloadError, ModelError, ModelNotFoundError
+from safe_retrieval.models import hub
+from safe_retrieval.models.cache import Manifest
+from safe_retrieval.models.digest import digest_of, tree_fingerprint
+from safe_retrieval.models.fetch import resolve
+from safe_retrieval.models.progress import Reporter
+from safe_retrieval.models.record import ModelKind
+
+REPO = "Someone/Tiny-LM"
+COMMIT = "c" * 40
+FILES = {
+    "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
+    "model.safetensors": bytes(range(256)) * 400,
+    "tokenizer.json": b"{}",
+    "pytorch_model.bin": b"a pickle",
+    "modeling_tiny.py": b"raise SystemExit(3)",
+    "onnx/model.json": b"{}",
+    "README.md": b"# Tiny",
+}
+KEPT = {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+@pytest.fixture
+def remote(serve: Callable[..., Any], stand_ins: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A hub that holds :data:`FILES` as :data:`REPO`."""
+    server = serve(stand_ins.hub(REPO, FILES, commit=COMMIT))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    return server
+
+
+def _gets(remote: Any, path: str) -> int:
+    return int(remote.requests[f"/{REPO}/resolve/{COMMIT}/{path}"])
+
+
+def test_any_hub_id_works_and_only_data_comes(remote: Any, home: Path) -> None:
+    model = resolve(REPO, kind=ModelKind.LANGUAGE_MODEL)
+    assert {path.relative_to(model.path).as_posix() for path in model.path.rglob("*") if path.is_file()} == KEPT | {
+        "safe-retrieval.json"
+    }
+    assert all((model.path / name).read_bytes() == FILES[name] for name in KEPT)
+    assert model.path == home / "models" / "Someone--Tiny-LM"
+    assert model.fingerprint == tree_fingerprint({name: digest_of(model.path / name) for name in KEPT})
+    assert Manifest.read(model.path).source == f"hub: {REPO}@{COMMIT}"
+    assert not any("pytorch_model.bin" in path or path.endswith(".py") for path in remote.requests)
+
+
+def test_the_same_files_in_a_folder_have_the_same_fingerprint(remote: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "by-hand"
+    folder.mkdir()
+    for name in KEPT | {"README.md"}:
+        (folder / name).write_bytes(FILES[name])
+    assert resolve(str(folder)).fingerprint == resolve(REPO).fingerprint
+
+
+def test_a_second_call_asks_nothing(remote: Any) -> None:
+    first = resolve(REPO)
+    asked = remote.requests.total()
+    assert resolve(REPO, offline=True) == first
+    assert remote.requests.total() == asked
+
+
+def test_a_cut_connection_is_resumed_inside_the_file(
+    serve: Callable[..., Any], stand_ins: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = bytes(12 << 20)
+    server = serve(stand_ins.hub(REPO, {**FILES, "model.safetensors": weights}, commit=COMMIT))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    server.cuts[f"/{REPO}/resolve/{COMMIT}/model.safetensors"] = 11 << 20
+    assert (resolve(REPO).path / "model.safetensors").read_bytes() == weights
+    assert server.ranges == [f"bytes={10 << 20}-"]  # the client library writes blocks of 10 MiB
+
+
+def test_a_revision_has_a_place_of_its_own(remote: Any, stand_ins: Any, home: Path) -> None:
+    remote.pages |= stand_ins.hub(REPO, FILES, commit=COMMIT, revision="v1.0").pages
+    assert resolve(f"{REPO}@v1.0").path == home / "models" / "Someone--Tiny-LM@v1.0"
+    remote.headers[f"/api/models/{REPO}/revision/nowhere"] = {"X-Error-Code": "RevisionNotFound"}
+    with pytest.raises(ModelNotFoundError, match="does not offer"):
+        resolve(f"{REPO}@nowhere")
+
+
+def test_bytes_that_differ_from_the_listing(remote: Any, home: Path) -> None:
+    path = f"/{REPO}/resolve/{COMMIT}/model.safetensors"
+    remote.pages[path] = remote.pages[path][:-1] + b"X"
+    with pytest.raises(ChecksumError, match=r"model\.safetensors of Someone/Tiny-LM differs"):
+        resolve(REPO)
+    assert not (home / "models").exists()
+    assert not list((home / "partial").rglob("model.safetensors"))
+
+
+def test_small_files_are_checked_by_their_blob_id(remote: Any) -> None:
+    path = f"/{REPO}/resolve/{COMMIT}/config.json"
+    remote.pages[path] = b'{"architectures": ["LlamaForCausalLX"]}'
+    with pytest.raises(ChecksumError, match=r"config\.json"):
+        resolve(REPO)
+
+
+def test_only_pickled_weights(serve: Callable[..., Any], stand_ins: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(stand_ins.hub(REPO, {"config.json": b"{}", "pytorch_model.bin": b"x"}))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    with pytest.raises(ModelNotFoundError, match="holds no safetensors weights, and pickled ones are never loaded"):
+        resolve(REPO)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "words"),
+    [
+        (401, "RepoNotFound", ModelNotFoundError, "does not offer"),
+        (404, "RepoNotFound", ModelNotFoundError, "does not offer"),
+        (403, "GatedRepo", ModelNotFoundError, "is gated on the hub"),
+        (400, "", DownloadError, "did not deliver"),
+    ],
+)
+def test_refusals_of_the_hub(remote: Any, status: int, code: str, error: type[ModelError], words: str) -> None:
+    path = f"/api/models/{REPO}/revision/main"
+    remote.statuses[path] = status
+    remote.headers[path] = {"X-Error-Code": code}
+    with pytest.raises(error, match=words):
+        resolve(REPO)
+
+
+def test_catalog_files_come_from_the_hub_at_their_pins(
+    serve: Callable[..., Any], stand_in: Any, stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(stand_ins.hub(stand_in.record.hub_id, stand_in.files))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    model = resolve(stand_in.record.name)
+    assert model.fingerprint == stand_in.record.fingerprint
+    assert Manifest.read(model.path).source == "hub: someone/stand-in-encoder@main"
+
+
+def test_a_hub_with_other_bytes_than_the_pins(
+    serve: Callable[..., Any], stand_in: Any, stand_ins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    altered = {**stand_in.files, "config.json": b'{"model_type": "else"}'}
+    server = serve(stand_ins.hub(stand_in.record.hub_id, altered))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    words = r"config\.json of someone/stand-in-encoder on the hub is not what the catalog names: expected 22 bytes"
+    with pytest.raises(ChecksumError, match=words):
+        hub.fetch_pinned(stand_in.record, tmp_path, tmp_path / "files", Reporter(enabled=False))
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_progress_false_is_silent(remote: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    resolve(REPO, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[broken")
+    with pytest.raises(DownloadError, match="the hub does not answer"):
+        hub.list_snapshot(REPO, "main")
+
+
+def test_a_file_that_is_here_is_not_fetched_again(remote: Any, tmp_path: Path) -> None:
+    snapshot = hub.list_snapshot(REPO, "main")
+    assert snapshot.commit == COMMIT
+    assert snapshot.size == sum(len(FILES[name]) for name in KEPT)
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "model.safetensors").write_bytes(FILES["model.safetensors"])
+    hub.fetch_snapshot(snapshot, tmp_path, files, Reporter(enabled=False))
+    assert _gets(remote, "model.safetensors") == 0
+    assert _gets(remote, "config.json") == 1
