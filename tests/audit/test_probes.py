@@ -9,12 +9,14 @@ from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.probe_manifest import DATA_FILES, MANIFEST_NAME, PROBE_DATA, read_manifest, write_manifest
 from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet, load_data_folder, load_probe_set
 from safe_retrieval.errors import DataError, InputError
+from safe_retrieval.metrics.auroc import auroc
 from safe_retrieval.types import Document
 
 PINNED_SHA256 = "8988c29d1a12f78a57a3ee0beb908e711a66ad667ee709ec6526a3720ba86ca6"
@@ -28,6 +30,19 @@ def normalised(text: str) -> str:
 def shingles(text: str, size: int = 5) -> set[tuple[str, ...]]:
     words = normalised(text).split()
     return {tuple(words[start : start + size]) for start in range(len(words) - size + 1)}
+
+
+FUNCTION_WORDS = (
+    "a an the to of in on at by for with without and or but so that which who how what where is are do does can could "
+    "would i me my her his their them it be not no never"
+)
+
+
+def style_features(text: str) -> list[float]:
+    """Wording without topic: counts of function words, number of words, letters a word, whether it is a question."""
+    words = text.lower().split()
+    counts = [float(words.count(word)) for word in FUNCTION_WORDS.split()]
+    return [*counts, float(len(words)), len(text) / len(words), float(text.endswith("?"))]
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +112,22 @@ class TestOwnSet:
             assert harmful.text.split()[:1] == twin.text.split()[:1], harmful.id
         questions = sum(harmful.text.endswith("?") for harmful, _ in pairs)
         assert 0.4 <= questions / len(pairs) <= 0.6
+
+    def test_function_words_and_length_do_not_separate_twins(self, probe_set: ProbeSet) -> None:
+        harmful = probe_set.of_kind(ProbeKind.HARMFUL)
+        probes = {probe.id: probe for probe in probe_set.queries}
+        rows = np.array(
+            [style_features(text) for probe in harmful for text in (probe.text, probes[probe.twin or ""].text)]
+        )
+        rows = (rows - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-9)
+        labels = np.tile([1.0, -1.0], len(harmful))
+        folds = np.repeat(np.arange(len(harmful)) % 6, 2)  # a pair is never split between fitting and scoring
+        scores = np.empty(len(rows))
+        for fold in range(6):
+            fit, held_out = folds != fold, folds == fold
+            gram = rows[fit].T @ rows[fit] + 100.0 * np.eye(rows.shape[1])  # ridge regression
+            scores[held_out] = rows[held_out] @ np.linalg.solve(gram, rows[fit].T @ labels[fit])
+        assert auroc(scores[labels > 0], scores[labels < 0]) < 0.65
 
     def test_passages_have_the_length_of_a_paragraph(self, probe_set: ProbeSet) -> None:
         lengths = {document.id: len(document.text.split()) for document in probe_set.documents}
