@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.encoder.progress import progress_bar, quiet_loading
 from safe_retrieval.encoder.texts import BLANK, MAX_CHARACTERS, clean_texts, length_sorted_batches
 from safe_retrieval.errors import InputError, ModelError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
@@ -199,13 +199,14 @@ def _load_model(path: Path, device: str | None) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(
-            str(path),
-            device=device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
+        with quiet_loading():
+            return SentenceTransformer(
+                str(path),
+                device=device,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"{path} cannot be opened as a sentence-transformers model ({type(error).__name__}: {error}); "

@@ -43,3 +43,17 @@ def progress_bar(total: int | None, description: str, *, show: bool | None = Non
                 progress.update(task, rate=f"{speed:,.1f}/s")
 
         yield advance
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from drawing its own bars while it loads weights, which takes a second and says nothing."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -46,8 +46,8 @@ from safe_retrieval.index.shards import ShardStore, shard_key
 from safe_retrieval.index.vectors import check_vectors
 from safe_retrieval.types import Document, Encoder, FloatMatrix
 
-SHARD_SIZE = 2_048
-"""Documents in a shard: what a stop costs at most, about half a minute of MiniLM on two cores."""
+SHARD_SIZE = 512
+"""Documents in a shard: what a stop costs at most, some ten seconds of MiniLM on two cores."""
 
 LOCK_NAME = ".lock"
 _OWN_FILE = re.compile(r"(vectors|documents)-[0-9a-f]{16}\.(faiss|sqlite)")
