@@ -1,4 +1,4 @@
-"""Greedy generation for many prompts at once, and for soft prompts.
+"""Generation for many prompts at once, and for soft prompts.
 
 On a CPU a decoding step is a matrix product whose height is the number of live rows, so batches are large, finished
 rows are dropped from the batch as soon as enough of them are done, and the output layer sees one position a row.
@@ -18,13 +18,22 @@ _COMPACT_BELOW = 0.8  # drop finished rows once fewer than this share of the bat
 
 
 @torch.inference_mode()
-def generate(model: LanguageModel, prefix: Prefix, *, max_new_tokens: int) -> list[list[int]]:
-    """Greedy continuations of B prompts.
+def generate(
+    model: LanguageModel,
+    prefix: Prefix,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """Continuations of B prompts, greedy or sampled.
 
     Args:
         model: the language model.
         prefix: B prompts after their prefix pass; left unchanged.
         max_new_tokens: bound on new tokens a row.
+        temperature: 0 is greedy; above it, tokens are sampled from softmax(logits / temperature).
+        generator: source of the randomness of sampling, so that it can be repeated.
 
     Returns:
         New token ids of each row, without the end token.
@@ -36,7 +45,7 @@ def generate(model: LanguageModel, prefix: Prefix, *, max_new_tokens: int) -> li
     states = prefix.state
     alive = torch.ones_like(rows, dtype=torch.bool)
     for step in range(max_new_tokens):
-        tokens = model.logits(states).argmax(-1)  # (B,)
+        tokens = _choose(model.logits(states), temperature, generator)  # (B,)
         alive = alive & ~torch.isin(tokens, end)
         for row, token, live in zip(rows.tolist(), tokens.tolist(), alive.tolist(), strict=True):
             if live:
@@ -59,9 +68,7 @@ def generate(model: LanguageModel, prefix: Prefix, *, max_new_tokens: int) -> li
     return out
 
 
-def respond(
-    model: LanguageModel, queries: Sequence[str], system_prompt: str, *, max_new_tokens: int
-) -> list[str]:
+def respond(model: LanguageModel, queries: Sequence[str], system_prompt: str, *, max_new_tokens: int) -> list[str]:
     """The model's greedy answers to queries under a system prompt, as one batch."""
     prefix = model.prefix_pass(model.token_ids(queries, system_prompt), system_prompt)
     return [model.tokenizer.decode(ids).strip() for ids in generate(model, prefix, max_new_tokens=max_new_tokens)]
@@ -84,3 +91,9 @@ def generate_from_embeddings(model: LanguageModel, soft_prompts: Tensor, *, max_
     )
     return generate(model, prefix, max_new_tokens=max_new_tokens)
 
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    if temperature <= 0:
+        return logits.argmax(-1)
+    probabilities = (logits.float() / temperature).softmax(-1)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)

@@ -99,8 +99,8 @@ class LanguageModel:
         Raises:
             ModelError: as :func:`safe_retrieval.models.fetch.resolve` does, or the folder holds no causal LM.
         """
-        from safe_retrieval.models.catalog import ModelKind
         from safe_retrieval.models.fetch import resolve
+        from safe_retrieval.models.record import ModelKind
 
         found = resolve(name, offline=offline, kind=ModelKind.LANGUAGE_MODEL)
         return cls.from_folder(found.path, name=found.name, fingerprint=found.fingerprint, dtype=dtype, device=device)
@@ -125,7 +125,9 @@ class LanguageModel:
                 folder, dtype=number, trust_remote_code=False, use_safetensors=True
             )
         except (OSError, ValueError) as error:
-            raise ModelError(f"expected a causal language model with safetensors weights in {folder}: {error}") from error
+            raise ModelError(
+                f"expected a causal language model with safetensors weights in {folder}: {error}"
+            ) from error
         return cls(model.to(place), TextTokenizer.load(folder), name=name, fingerprint=fingerprint)
 
     @property
@@ -152,7 +154,7 @@ class LanguageModel:
         if known is None:
             rendered = template.render(self.tokenizer, system_prompt)
             ids = torch.tensor([rendered.before], device=self.device)
-            with torch.inference_mode():
+            with torch.no_grad():  # not inference mode: training saves these tensors for its backward pass
                 out = self._base(input_ids=ids, use_cache=True)
             known = SharedPrefix(rendered, KeyValues.from_cache(out.past_key_values))
             self._shared[system_prompt] = known
@@ -165,33 +167,52 @@ class LanguageModel:
         after = self.shared_prefix(system_prompt).template.after
         return [[*row, *after] for row in self.tokenizer.encode_text(queries, max_tokens=max_tokens)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def prefix_pass(self, token_ids: Sequence[Sequence[int]], system_prompt: str) -> Prefix:
         """Run B query parts (from :meth:`token_ids`) behind the shared prefix; no gradients.
 
         Raises:
             InputError: there is no row, or a row is empty.
         """
-        if not token_ids or not all(token_ids):
-            raise InputError("expected at least one row of token ids and no empty row")
-        shared = self.shared_prefix(system_prompt)
-        ids, real = self._left_padded(token_ids)  # (B, L), (B, L)
-        batch, width = ids.shape
-        mask = torch.cat((real.new_ones(batch, shared.length), real), dim=1)
-        positions = shared.length + (real.cumsum(1) - 1).clamp(min=0)
+        prompt = self._prompt(token_ids, system_prompt)
         out = self._base(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=shared.key_values.expand(batch).to_cache(),
+            input_ids=prompt.ids,
+            attention_mask=prompt.mask,
+            position_ids=prompt.positions,
+            past_key_values=prompt.shared.to_cache(),
             use_cache=True,
         )
-        return Prefix(
-            KeyValues.from_cache(out.past_key_values),
-            mask,
-            shared.length + real.sum(1),
-            out.last_hidden_state[:, width - 1],
-        )
+        key_values = KeyValues.from_cache(out.past_key_values)
+        return Prefix(key_values, prompt.mask, prompt.lengths, out.last_hidden_state[:, -1])
+
+    @torch.inference_mode()
+    def joint_pass(self, token_ids: Sequence[Sequence[int]], system_prompt: str, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """Prefix and continuation in one pass, for when nothing is to be kept.
+
+        Args:
+            token_ids: B query parts, from :meth:`token_ids`.
+            system_prompt: as for :meth:`prefix_pass`.
+            tail: (T, H) input embeddings that follow every prompt.
+
+        Returns:
+            (B, H) states at the end of the prompt and (B, T, H) states of the tail, last layer, after the final norm.
+
+        Raises:
+            InputError: there is no row, or a row is empty.
+        """
+        prompt = self._prompt(token_ids, system_prompt)
+        batch, width = prompt.ids.shape
+        steps = tail.shape[0]
+        own = torch.cat((self.embed(prompt.ids), tail.to(self.dtype).expand(batch, -1, -1)), dim=1)  # (B, L + T, H)
+        behind = prompt.lengths[:, None] + torch.arange(steps, device=self.device)
+        states = self._base(
+            inputs_embeds=own,
+            attention_mask=torch.cat((prompt.mask, prompt.mask.new_ones(batch, steps)), dim=1),
+            position_ids=torch.cat((prompt.positions, behind), dim=1),
+            past_key_values=prompt.shared.to_cache(),
+            use_cache=True,
+        ).last_hidden_state
+        return states[:, width - 1], states[:, width:]
 
     def continuation_pass(self, prefix: Prefix, embeddings: Tensor) -> Tensor:
         """Run T more positions, given as input embeddings (B, T, H) or (T, H), behind a prefix.
@@ -224,14 +245,35 @@ class LanguageModel:
     def _base(self, **inputs: Any) -> Any:
         return self.model.model(**inputs)
 
-    def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def _prompt(self, rows: Sequence[Sequence[int]], system_prompt: str) -> _Prompt:
+        """Left-pad B rows of ids behind the shared prefix."""
+        if not rows or not all(rows):
+            raise InputError("expected at least one row of token ids and no empty row")
         width = max(len(row) for row in rows)
         ids = torch.full((len(rows), width), self.tokenizer.pad_id)
         real = torch.zeros((len(rows), width), dtype=torch.bool)
         for i, row in enumerate(rows):
             ids[i, width - len(row) :] = torch.tensor(row)
             real[i, width - len(row) :] = True
-        return ids.to(self.device), real.to(self.device)
+        shared = self.shared_prefix(system_prompt)
+        real = real.to(self.device)
+        return _Prompt(
+            ids.to(self.device),
+            torch.cat((real.new_ones(len(rows), shared.length), real), dim=1),
+            shared.length + (real.cumsum(1) - 1).clamp(min=0),
+            shared.length + real.sum(1),
+            shared.key_values.expand(len(rows)),
+        )
+
+
+class _Prompt(NamedTuple):
+    """B padded query parts: ids (B, L), mask (B, S + L), positions (B, L), lengths (B,), shared keys and values."""
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    lengths: Tensor
+    shared: KeyValues
 
 
 def native_dtype(device: torch.device) -> torch.dtype:

@@ -1,4 +1,1 @@
-"""Encoders: text to unit vectors, from what is asked or from what would be answered.
-
-Nothing is imported here, so that importing one encoder does not load the others.
-"""
+"""Encoders: text to unit vectors, and for response encoders a refusal probability from the same forward pass."""

@@ -10,25 +10,32 @@ import re
 
 OPENING_CHARACTERS = 160
 
+_VERBS = (
+    r"(?:assist|help|provide|support|offer|give|answer|fulfil|comply|engage|discuss|create|write|generate|condone"
+    r"|encourage|recommend|do\s+that|participate|share|teach|promote|in\s+good\s+conscience)"
+)
+_UNABLE = r"(?:not\s+able|unable|not\s+(?:programmed|designed|allowed|comfortable))"
+_FORBIDDEN = (
+    r"(?:illegal|unethical|inappropriate|against\s+the\s+law"
+    r"|(?:not|never)\s+(?:appropriate|ethical|legal|acceptable|ok|okay|right))"
+)
+
 _REFUSAL = re.compile(
-    r"""
-      ^\W*(?:i\s?['\u2019]?\s?a?m\s+(?:really\s+|very\s+|truly\s+|so\s+)?sorry|sorry\b|my\s+apologies|i\s+apologi[sz]e)
-    | \b(?:i|we)\s+(?:can\s?no|can['\u2019]?)t\s+(?:assist|help|provide|support|offer|give|answer|fulfil|comply|engage
-          |discuss|create|write|generate|condone|encourage|recommend|do\s+that|be\s+used|participate|share|teach
-          |(?:in\s+good\s+conscience))
-    | \b(?:i|we)\s+(?:am|are|['\u2019]m|['\u2019]re)\s+(?:not\s+able|unable|not\s+programmed|not\s+designed|not\s+allowed)
-    | \bi['\u2019]m\s+(?:not\s+able|unable|not\s+programmed|not\s+designed|not\s+allowed|not\s+comfortable)
-    | \bi\s+(?:do\s+not|don['\u2019]t|won['\u2019]t|will\s+not|must|have\s+to)\s+(?:support|promote|condone|encourage
-          |engage|assist|provide|help|refuse|decline|feel\s+comfortable|participate)
-    | ^\W*as\s+an?\s+(?:ai|artificial|language|assistant|responsible|ethical|helpful)\b.{0,80}?\b(?:can\s?no|can['\u2019]?
-          |do\s+not|don['\u2019]t|must|unable|not\s+able|not)
-    | ^\W*it\s+is\s+(?:not\s+(?:appropriate|ethical|legal|acceptable|okay|ok|right|safe)|illegal|unethical|inappropriate
-          |against\s+the\s+law|never\s+(?:okay|ok|acceptable|appropriate))
-    """,
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+    "|".join(
+        (
+            r"^\W*(?:i'?\s?a?m\s+(?:(?:really|very|truly|so)\s+)?sorry|sorry(?:[,.!]|\s+but)|my\s+apologies|i\s+apologi[sz]e)",
+            rf"\b(?:i|we)\s+(?:can\s?not|can't)\s+{_VERBS}",
+            rf"\b(?:i|we)(?:\s+am|\s+are|'m|'re)\s+{_UNABLE}",
+            rf"\bi\s+(?:do\s+not|don't|won't|will\s+not|must)\s+(?:refuse|decline|{_VERBS})",
+            r"^\W*as\s+an?\s+(?:ai|artificial|language|responsible|ethical|helpful)\b.{0,80}?\b(?:can't|can\s?not|don't|do\s+not|am\s+not)\b",
+            rf"^\W*it\s+is\s+{_FORBIDDEN}",
+        )
+    ),
+    re.IGNORECASE | re.DOTALL,
 )
 
 
 def is_refusal(response: str) -> bool:
     """Whether a response declines to answer, judged by its first 160 characters; an empty response does not."""
-    return _REFUSAL.search(response[:OPENING_CHARACTERS]) is not None
+    opening = response[:OPENING_CHARACTERS].replace("\u2019", "'")
+    return _REFUSAL.search(opening) is not None

@@ -1,0 +1,212 @@
+"""The response encoder: embed the answer that the backbone would give, without generating it.
+
+One forward pass over ``[policy and template][query][trained tokens]`` yields both the response embedding, in the
+teacher's vector space, and the calibrated probability that the backbone would refuse. Source of the method:
+LLM2Vec-Gen (arXiv 2603.10913)::
+
+    encoder = ResponseEncoder.load()
+    vectors, refusal = encoder.encode(["how do tides work?"])  # (1, 384) unit norm, (1,) in [0, 1]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from safe_retrieval.encoder.input import unit_rows
+from safe_retrieval.encoder.persistence import LoadedAdapter, load_adapter
+from safe_retrieval.encoder.policy import ResponsePolicy, policy_from
+from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.encoder.shipped import shipped_adapter
+from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
+from safe_retrieval.errors import BackboneMismatchError, InputError
+from safe_retrieval.types import FloatMatrix, QueryEncoding
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safe_retrieval.backbone.language_model import LanguageModel
+
+DOCUMENT_INSTRUCTION = "Summarize the following passage: "
+"""What a document is asked with in symmetric mode; the paper's wording."""
+
+_TOKEN_BUDGET = 4096
+"""Most cells of one padded batch: enough rows for a full-speed matrix product, little enough memory for a laptop."""
+
+
+class Compression(NamedTuple):
+    """What a batch of texts is compressed to.
+
+    Attributes:
+        vectors: (B, D) float32, unit norm.
+        refusal: (B,) float32 in [0, 1].
+        projected: (B, R, H) float32, p of the paper: the soft prompt from which the response can be written back.
+    """
+
+    vectors: FloatMatrix
+    refusal: FloatMatrix
+    projected: Tensor
+
+
+class ResponseEncoder:
+    """Backbone and adapter as an :class:`~safe_retrieval.types.Encoder`.
+
+    Args:
+        model: the frozen backbone.
+        loaded: the adapter, as :func:`~safe_retrieval.encoder.persistence.load_adapter` returns it.
+        policy: another policy than the one the adapter was trained under; it changes what is refused, and the further
+            it is from the trained one the less the embedding can be relied on.
+
+    Raises:
+        BackboneMismatchError: the adapter belongs to other weights.
+    """
+
+    def __init__(self, model: LanguageModel, loaded: LoadedAdapter, *, policy: ResponsePolicy | None = None) -> None:
+        wanted = loaded.record.backbone
+        if model.fingerprint != wanted.fingerprint:
+            raise BackboneMismatchError(
+                f"the adapter was trained for {wanted.name} ({wanted.fingerprint}), got {model.name} "
+                f"({model.fingerprint}); load that backbone, or train an adapter for this one"
+            )
+        self.model = model
+        self.record = loaded.record
+        self.fingerprint = loaded.fingerprint
+        self.policy = policy or loaded.record.policy.policy
+        self._adapter = loaded.adapter.to(model.device)
+        self._refusal = loaded.refusal.to(model.device)
+
+    @classmethod
+    def load(
+        cls,
+        adapter: str | Path | None = None,
+        *,
+        backbone: str | None = None,
+        policy: str | ResponsePolicy | None = None,
+        offline: bool = False,
+    ) -> ResponseEncoder:
+        """Load an adapter and its backbone.
+
+        Args:
+            adapter: an adapter folder; ``None`` takes the one shipped for the backbone.
+            backbone: name, hub id or folder of the backbone; ``None`` takes the one the adapter names, or the default
+                backbone where no adapter is given either.
+            policy: name or system prompt; ``None`` takes the adapter's.
+            offline: open no connection.
+
+        Raises:
+            AdapterError: there is no such adapter, it is damaged, or it belongs to another backbone.
+            ModelError: the backbone cannot be had.
+        """
+        from safe_retrieval.backbone.language_model import LanguageModel
+
+        loaded = load_adapter(shipped_adapter(backbone) if adapter is None else adapter)
+        model = LanguageModel.load(backbone or loaded.record.backbone.name, offline=offline)
+        return cls(model, loaded, policy=None if policy is None else policy_from(policy))
+
+    @property
+    def name(self) -> str:
+        """Backbone and teacher, for people."""
+        return f"{self.record.backbone.name} to {self.record.teacher.name}"
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector: the teacher's."""
+        return self.record.teacher.dimension
+
+    @property
+    def space(self) -> str:
+        """The teacher's space: an index that the teacher built can be asked through this encoder."""
+        return self.record.teacher.space
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
+        """Encode queries in one forward pass each.
+
+        Args:
+            texts: n queries; a query's first 512 tokens are read, and nothing in it is taken for a control token.
+            batch_size: most queries in one pass; it does not change the result beyond rounding.
+            progress: whether to show a bar on stderr; ``None`` shows it from 500 texts up.
+
+        Returns:
+            (n, D) float32 unit vectors and (n,) float32 refusal probabilities, in input order.
+
+        Raises:
+            InputError: a text is not a string.
+        """
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        refusal = np.empty(len(texts), dtype=np.float32)
+        for rows, part in self._compressions(texts, batch_size, progress):
+            vectors[rows], refusal[rows] = part.vectors, part.refusal
+        return QueryEncoding(vectors, refusal)
+
+    def encode_queries(
+        self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
+    ) -> FloatMatrix:
+        """Encode queries; (n, D) float32, unit norm. See :meth:`encode`."""
+        return self.encode(texts, batch_size=batch_size, progress=progress).vectors
+
+    def encode_documents(
+        self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
+    ) -> FloatMatrix:
+        """Encode documents in symmetric mode, as summaries of themselves; (n, D) float32, unit norm.
+
+        The usual index is built by the teacher instead, which is many times faster and lands in the same space.
+        """
+        asked = [DOCUMENT_INSTRUCTION + text for text in clean_texts(texts)]
+        return self.encode(asked, batch_size=batch_size, progress=progress).vectors
+
+    def decode(self, texts: Sequence[str], *, max_new_tokens: int = 48, batch_size: int = 32) -> list[str]:
+        """The text that each query's embedding stands for: its compressed response, written back by the backbone.
+
+        Args:
+            texts: n queries.
+            max_new_tokens: bound on what is written.
+            batch_size: most queries in one pass.
+
+        Returns:
+            n texts, in input order; nothing of the query itself but its compression is given to the backbone.
+        """
+        from safe_retrieval.backbone.generate import generate_from_embeddings
+
+        out = [""] * len(texts)
+        for rows, part in self._compressions(texts, batch_size, progress=None):
+            soft = self._adapter.soft_prompt(part.projected)
+            written = generate_from_embeddings(self.model, soft, max_new_tokens=max_new_tokens)
+            for row, ids in zip(rows, written, strict=True):
+                out[row] = self.model.tokenizer.decode(ids).strip()
+        return out
+
+    def _compressions(
+        self, texts: Sequence[str], batch_size: int, progress: bool | None
+    ) -> Iterator[tuple[list[int], Compression]]:
+        cleaned = clean_texts(texts)
+        if not cleaned:
+            return
+        ids = self.model.token_ids(cleaned, self.policy.system_prompt)
+        extra = self._adapter.shape.tokens
+        batches = length_sorted_batches(
+            [len(row) + extra for row in ids], batch_size=batch_size, token_budget=_TOKEN_BUDGET
+        )
+        with progress_bar(len(cleaned), f"Encoding with {self.name}", show=progress) as advance:
+            for batch in batches:
+                yield batch.tolist(), self._compress([ids[row] for row in batch])
+                advance(len(batch))
+
+    def _compress(self, ids: Sequence[Sequence[int]]) -> Compression:
+        import torch
+
+        shape = self._adapter.shape
+        with torch.inference_mode():
+            prompt, tail = self.model.joint_pass(ids, self.policy.system_prompt, self._adapter.tokens)
+            states = tail[:, shape.thought_tokens :]
+            if shape.read_prompt:
+                states = torch.cat((prompt[:, None], states), dim=1)
+            projected = self._adapter.project(states)
+            features = self._refusal.features(prompt, self.model.logits(prompt))
+            vectors = self._adapter.align(projected).cpu().numpy()
+            refusal = self._refusal(features).cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise InputError("the backbone gave states that are not finite; load it in float32 (dtype='float32')")
+        return Compression(unit_rows(vectors), refusal, projected)

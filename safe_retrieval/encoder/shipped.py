@@ -1,0 +1,30 @@
+"""The adapters inside the package: one folder each under ``safe_retrieval/adapters``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safe_retrieval.errors import AdapterError
+from safe_retrieval.models.catalog import DEFAULT_BACKBONE, DEFAULT_DOCUMENT_ENCODER
+
+_HOME = Path(__file__).resolve().parent.parent / "adapters"
+
+
+def shipped_adapters() -> list[str]:
+    """Names of the shipped adapters, ``<backbone>--<teacher>``."""
+    return sorted(path.parent.name for path in _HOME.glob("*/adapter.json"))
+
+
+def shipped_adapter(backbone: str | None = None, teacher: str = DEFAULT_DOCUMENT_ENCODER) -> Path:
+    """Folder of the adapter shipped for a backbone (the default one for ``None``).
+
+    Raises:
+        AdapterError: none is shipped for that backbone.
+    """
+    folder = _HOME / f"{backbone or DEFAULT_BACKBONE}--{teacher}"
+    if not (folder / "adapter.json").is_file():
+        raise AdapterError(
+            f"no adapter is shipped for {backbone or DEFAULT_BACKBONE} and {teacher} (shipped: "
+            f"{', '.join(shipped_adapters()) or 'none'}); give an adapter folder, or train one (safe-retrieval train)"
+        )
+    return folder

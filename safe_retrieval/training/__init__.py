@@ -1,0 +1,1 @@
+"""Training of response adapters: responses, teachers, losses, kept prefixes, the loop."""

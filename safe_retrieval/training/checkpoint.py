@@ -1,0 +1,87 @@
+"""Checkpoints of a training run: safetensors and JSON, written aside and renamed in.
+
+One file holds parameters and optimiser state, its metadata says where the run stands. A run killed at any moment
+resumes from the last whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from safe_retrieval.errors import TrainingError
+
+
+class Position(NamedTuple):
+    """Where a run stands: the phase, and optimiser steps done in it."""
+
+    phase: str
+    step: int
+
+
+class Checkpoints:
+    """The checkpoint of one run.
+
+    Args:
+        folder: the run's folder.
+        settings_hash: hash of all settings; a checkpoint of other settings is refused.
+    """
+
+    def __init__(self, folder: Path, settings_hash: str) -> None:
+        self._file = folder / "checkpoint.safetensors"
+        self._hash = settings_hash
+
+    def save(self, position: Position, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        """Replace the checkpoint."""
+        tensors = {f"module.{name}": tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+        for index, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
+        metadata = {"phase": position.phase, "step": str(position.step), "settings": self._hash}
+        partial = self._file.with_suffix(".partial")
+        save_file(tensors, partial, metadata={"run": json.dumps(metadata)})
+        partial.replace(self._file)
+
+    def position(self) -> Position | None:
+        """Where the kept checkpoint stands; ``None`` where there is none.
+
+        Raises:
+            TrainingError: the file is damaged or belongs to other settings.
+        """
+        if not self._file.exists():
+            return None
+        metadata = self._read()[0]
+        if metadata["settings"] != self._hash:
+            raise TrainingError(
+                f"{self._file} belongs to a run with other settings; give another 'out' folder, or delete this one"
+            )
+        return Position(metadata["phase"], int(metadata["step"]))
+
+    def restore(self, module: nn.Module, optimiser: torch.optim.Optimizer | None) -> None:
+        """Load parameters, and optimiser state where an optimiser is given."""
+        tensors = self._read()[1]
+        module.load_state_dict(
+            {name.removeprefix("module."): tensor for name, tensor in tensors.items() if name.startswith("module.")}
+        )
+        if optimiser is None:
+            return
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimiser."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        whole = optimiser.state_dict()
+        optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+    def _read(self) -> tuple[dict[str, str], dict[str, Tensor]]:
+        try:
+            with safe_open(self._file, framework="pt") as opened:
+                metadata = json.loads((opened.metadata() or {})["run"])
+                return metadata, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+        except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+            raise TrainingError(f"{self._file} is damaged ({error}); delete it to start the run anew") from error

@@ -1,0 +1,168 @@
+"""All settings of a training run: one YAML file, one pydantic model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from safe_retrieval.encoder.adapter import HeadShape
+from safe_retrieval.errors import ConfigError
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AlignmentLoss(StrEnum):
+    """How an embedding is compared with its target."""
+
+    COSINE = "cosine"
+    MSE = "mse"
+
+
+class QuerySettings(_Settings):
+    """Which queries are trained on.
+
+    Attributes:
+        files: JSON lines or text files of queries; relative paths are relative to the configuration file.
+        count: how many of them; ``None`` takes all.
+        shares: by file stem, the share of ``count`` drawn from it.
+        longest: queries of more characters than this are left out.
+        keep_apart_from: an evaluation folder whose queries may not be trained on.
+    """
+
+    files: tuple[Path, ...] = Field(min_length=1)
+    count: int | None = Field(default=None, gt=0)
+    shares: dict[str, float] = {}
+    longest: int = Field(default=400, gt=0)
+    keep_apart_from: Path | None = None
+
+
+class ResponseSettings(_Settings):
+    """How responses are generated."""
+
+    max_new_tokens: int = Field(default=48, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+
+
+class AdapterSettings(_Settings):
+    """Shape of the adapter; see :class:`~safe_retrieval.encoder.adapter.AdapterShape`.
+
+    Attributes:
+        initial_text: what the trained tokens start as: the embeddings of this text, repeated as needed. A phrase that
+            leads into an answer already makes their states speak of it.
+    """
+
+    thought_tokens: int = Field(default=0, ge=0)
+    compression_tokens: int = Field(default=8, ge=1)
+    head: HeadShape = HeadShape.MLP
+    head_width: int = Field(default=512, gt=0)
+    read_prompt: bool = True
+    initial_text: str = "In short, the answer to this is that it"
+
+
+class LossSettings(_Settings):
+    """Weights of the losses; see :mod:`safe_retrieval.training.losses`."""
+
+    alignment: AlignmentLoss = AlignmentLoss.COSINE
+    alignment_weight: float = Field(default=1.0, ge=0)
+    contrast_weight: float = Field(default=0.1, ge=0)
+    contrast_temperature: float = Field(default=0.05, gt=0)
+    reconstruction_weight: float = Field(default=0.1, ge=0)
+    reconstruction_share: float = Field(default=0.25, ge=0, le=1)
+    reconstruction_tokens: int = Field(default=24, gt=0)
+
+
+class OptimiserSettings(_Settings):
+    """AdamW with linear warm-up and cosine decay to zero, and the two phases of a run.
+
+    Attributes:
+        epochs: passes over all queries in which tokens and heads are trained together.
+        head_epochs: passes after that in which only the alignment head is trained, on states that no longer change;
+            they cost next to nothing.
+        workers: threads that share a batch, one intra-op thread each; 1 leaves threading to torch.
+        patience: stop a phase when held-out alignment has not improved for so many evaluations; ``None`` never stops.
+    """
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    head_learning_rate: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    batch_size: int = Field(default=64, gt=0)
+    epochs: int = Field(default=3, ge=1)
+    head_epochs: int = Field(default=30, ge=0)
+    clip_norm: float = Field(default=1.0, gt=0)
+    workers: int = Field(default=1, gt=0)
+    patience: int | None = Field(default=None, gt=0)
+
+
+class TrainingConfig(_Settings):
+    """One run.
+
+    Attributes:
+        backbone: catalog name, hub id or folder.
+        teacher: see :func:`~safe_retrieval.training.teachers.load_teacher`.
+        policy: name or system prompt.
+        out: folder of the run: responses, checkpoints, log, and at the end ``adapter/``.
+        responses_file: responses that are there already, or where they go; ``None`` keeps them in ``out``.
+        held_out: queries kept back for evaluation.
+        checkpoint_steps: steps between checkpoints.
+        prefix_gigabytes: bound on kept prefixes.
+    """
+
+    backbone: str
+    teacher: str = "all-minilm-l6-v2"
+    policy: str = "concise"
+    out: Path
+    responses_file: Path | None = None
+    seed: int = 0
+    held_out: int = Field(default=256, gt=0)
+    checkpoint_steps: int = Field(default=50, gt=0)
+    prefix_gigabytes: float = Field(default=8.0, ge=0)
+    queries: QuerySettings
+    responses: ResponseSettings = ResponseSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    loss: LossSettings = LossSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+
+
+def load_config(path: Path) -> TrainingConfig:
+    """Read a YAML file; relative paths in it are relative to its folder.
+
+    Raises:
+        ConfigError: the file cannot be read, or a field is unknown or wrong; the message names it.
+    """
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"expected a YAML training configuration at {path}: {error}") from error
+    try:
+        config = TrainingConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in e['loc']) or 'the file'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{path}: " + "; ".join(lines)) from error
+    return _anchored(config, path.parent)
+
+
+def _anchored(config: TrainingConfig, folder: Path) -> TrainingConfig:
+    queries = config.queries.model_copy(
+        update={
+            "files": tuple(folder / file.expanduser() for file in config.queries.files),
+            "keep_apart_from": _under(folder, config.queries.keep_apart_from),
+        }
+    )
+    return config.model_copy(
+        update={
+            "queries": queries,
+            "out": folder / config.out.expanduser(),
+            "responses_file": _under(folder, config.responses_file),
+        }
+    )
+
+
+def _under(folder: Path, path: Path | None) -> Path | None:
+    return None if path is None else folder / path.expanduser()

@@ -1,0 +1,63 @@
+"""Gradients of one batch, shared out to threads.
+
+Forward and backward of a slice run on one thread each; the slices' gradients are added in a fixed order, so the result
+does not depend on which thread is done first. Threads share the frozen weights, where processes would copy them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+Item = TypeVar("Item")
+Report = TypeVar("Report")
+
+
+class GradientWorkers:
+    """A pool of ``count`` threads with one intra-op thread each; one worker computes in the calling thread.
+
+    Args:
+        parameters: what gradients are taken of.
+        count: number of threads.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], count: int) -> None:
+        self._parameters = list(parameters)
+        self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
+        self.count = count
+
+    def run(
+        self, loss: Callable[[Sequence[Item]], tuple[Tensor, Report]], items: Sequence[Item]
+    ) -> list[tuple[int, Report]]:
+        """Add the gradients of the mean loss over ``items`` to the parameters' ``grad``.
+
+        Args:
+            loss: mean loss over some items, and whatever it has to report.
+            items: the batch; shared out in contiguous slices.
+
+        Returns:
+            Size and report of each slice, in order.
+        """
+        size = -(-len(items) // self.count)
+        slices = [items[start : start + size] for start in range(0, len(items), size)]
+
+        def work(part: Sequence[Item]) -> tuple[list[Tensor | None], Report]:
+            value, report = loss(part)
+            weighted = value * (len(part) / len(items))
+            return list(torch.autograd.grad(weighted, self._parameters, allow_unused=True)), report
+
+        results = list(self._pool.map(work, slices)) if self._pool else [work(part) for part in slices]
+        for gradients, _ in results:
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return [(len(part), report) for part, (_, report) in zip(slices, results, strict=True)]
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool:
+            self._pool.shutdown()

@@ -1,0 +1,250 @@
+"""The two phases of a run as optimisation loops over the same few parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.training import losses
+from safe_retrieval.training.checkpoint import Checkpoints, Position
+from safe_retrieval.training.config import AlignmentLoss, LossSettings, OptimiserSettings
+from safe_retrieval.training.evaluation import Evaluation, evaluate
+from safe_retrieval.training.log import TrainingLog
+from safe_retrieval.training.parallel import GradientWorkers
+
+if TYPE_CHECKING:
+    from safe_retrieval.backbone.language_model import LanguageModel
+    from safe_retrieval.encoder.adapter import ResponseAdapter
+    from safe_retrieval.training.prefix_cache import PrefixCache
+
+JOINT, HEADS = "joint", "heads"
+PHASES = (JOINT, HEADS)
+
+_RECONSTRUCTION_ROWS = 64  # held-out rows on which reconstruction is evaluated: it costs a pass over the response
+
+
+class Examples(NamedTuple):
+    """n queries, the token ids of their responses (end token included), and their target vectors (n, D)."""
+
+    queries: list[str]
+    responses: list[list[int]]
+    targets: Tensor
+
+
+class Run(NamedTuple):
+    """What both phases work with."""
+
+    model: LanguageModel
+    adapter: ResponseAdapter
+    prefixes: PrefixCache
+    training: Examples
+    held_out: Examples
+    loss: LossSettings
+    optimiser: OptimiserSettings
+    checkpoints: Checkpoints
+    log: TrainingLog
+    seed: int
+    checkpoint_steps: int
+
+
+class Report(NamedTuple):
+    """Losses of a slice of a batch, unweighted; ``None`` where a loss was not computed."""
+
+    alignment: float
+    contrast: float | None
+    reconstruction: float | None
+
+
+class _Phase(NamedTuple):
+    """What tells one phase from the other."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    learning_rate: float
+    epochs: int
+    workers: int
+    loss: Callable[[int, Sequence[int]], tuple[Tensor, Report]]
+    evaluate: Callable[[], Evaluation]
+
+
+def joint_phase(run: Run, start: int) -> None:
+    """Train tokens and heads together, from optimiser step ``start`` of this phase on."""
+
+    def loss(epoch: int, rows: Sequence[int]) -> tuple[Tensor, Report]:
+        projected = run.adapter.project(_states(run, [run.training.queries[i] for i in rows]))
+        total, report = _alignment(run, projected, run.training.targets[list(rows)])
+        chosen = _reconstructed(run, rows, epoch)
+        if not chosen:
+            return total, report
+        soft = run.adapter.soft_prompt(projected[[place for place, _ in chosen]])
+        responses = [run.training.responses[row][: run.loss.reconstruction_tokens] for _, row in chosen]
+        value = losses.reconstruction(run.model, soft, responses)
+        return total + run.loss.reconstruction_weight * value, report._replace(reconstruction=float(value))
+
+    settings = run.optimiser
+    parameters = list(run.adapter.parameters())
+    phase = _Phase(
+        JOINT, parameters, settings.learning_rate, settings.epochs, settings.workers, loss, lambda: _evaluate_joint(run)
+    )
+    _optimise(run, phase, start)
+
+
+def head_phase(run: Run, start: int) -> None:
+    """Train the alignment head on states that stand still, from optimiser step ``start`` of this phase on.
+
+    The reconstruction head stands still too: it is what makes an embedding readable, and the alignment head reads
+    what it gives.
+    """
+    projected = _projected(run, run.training.queries, "States of the training queries")
+    held_out = _projected(run, run.held_out.queries, "States of the held-out queries")
+
+    def loss(epoch: int, rows: Sequence[int]) -> tuple[Tensor, Report]:  # noqa: ARG001  # one signature for both
+        return _alignment(run, projected[list(rows)], run.training.targets[list(rows)])
+
+    def evaluation() -> Evaluation:
+        with torch.no_grad():
+            return evaluate(run.adapter.align(held_out), run.held_out.targets)
+
+    frozen = {id(p) for p in (run.adapter.tokens, *run.adapter.reconstruction.parameters())}
+    parameters = [p for p in run.adapter.parameters() if id(p) not in frozen]
+    settings = run.optimiser
+    phase = _Phase(HEADS, parameters, settings.head_learning_rate, settings.head_epochs, 1, loss, evaluation)
+    _optimise(run, phase, start)
+
+
+def _optimise(run: Run, phase: _Phase, start: int) -> None:
+    """AdamW over seeded epochs; evaluates after each, checkpoints as set, stops early where asked to."""
+    settings = run.optimiser
+    optimiser = torch.optim.AdamW(phase.parameters, lr=phase.learning_rate, weight_decay=settings.weight_decay)
+    steps_an_epoch = math.ceil(len(run.training.queries) / settings.batch_size)
+    total = steps_an_epoch * phase.epochs
+    if start:
+        run.checkpoints.restore(run.adapter, optimiser)
+    workers = GradientWorkers(phase.parameters, phase.workers)
+    patience = _Patience(settings.patience)
+    try:
+        with progress_bar(total, f"Training, {phase.name}", show=True) as advance:
+            advance(start)
+            for step in range(start, total):
+                epoch, batch = divmod(step, steps_an_epoch)
+                rows = _batch(run, epoch, batch)
+                _set_rate(optimiser, phase.learning_rate * _rate(step, total, settings.warmup_steps))
+                reports = workers.run(partial(phase.loss, epoch), rows)
+                nn.utils.clip_grad_norm_(phase.parameters, settings.clip_norm)
+                optimiser.step()
+                optimiser.zero_grad()
+                position = Position(phase.name, step + 1)
+                run.log.write(position, **_mean(reports))
+                advance(1)
+                ends = batch == steps_an_epoch - 1
+                if ends:
+                    evaluation = phase.evaluate()
+                    run.log.write(position, epoch=epoch + 1, held_out=evaluation._asdict())
+                if ends or (step + 1) % run.checkpoint_steps == 0:
+                    run.checkpoints.save(position, run.adapter, optimiser)
+                if ends and patience.is_over(evaluation.cosine):
+                    return
+    finally:
+        workers.close()
+
+
+class _Patience:
+    """Counts evaluations without a new best."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._best = -math.inf
+        self._since = 0
+
+    def is_over(self, value: float) -> bool:
+        """Take note of a held-out figure; whether it is time to stop."""
+        self._since = 0 if value > self._best else self._since + 1
+        self._best = max(self._best, value)
+        return self._limit is not None and self._since >= self._limit
+
+
+def _rate(step: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine down to zero at the last step."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _batch(run: Run, epoch: int, batch: int) -> list[int]:
+    order = np.random.default_rng((run.seed, epoch)).permutation(len(run.training.queries))
+    size = run.optimiser.batch_size
+    rows: list[int] = order[batch * size : (batch + 1) * size].tolist()
+    return rows
+
+
+def _reconstructed(run: Run, rows: Sequence[int], epoch: int) -> list[tuple[int, int]]:
+    """Which rows of a slice are reconstructed in this epoch: (place in the slice, row), the same for any slicing."""
+    if run.loss.reconstruction_weight == 0 or run.loss.reconstruction_share == 0:
+        return []
+    draw = np.random.default_rng((run.seed, epoch, 1)).random(len(run.training.queries))
+    return [(place, row) for place, row in enumerate(rows) if draw[row] < run.loss.reconstruction_share]
+
+
+def _states(run: Run, queries: Sequence[str]) -> Tensor:
+    """(B, R, H) states that the heads read; gradients flow to the trained tokens."""
+    prefix = run.prefixes.get(queries)
+    shape = run.adapter.shape
+    states = run.model.continuation_pass(prefix, run.adapter.tokens)[:, shape.thought_tokens :]
+    return torch.cat((prefix.state[:, None], states), dim=1) if shape.read_prompt else states
+
+
+def _alignment(run: Run, projected: Tensor, targets: Tensor) -> tuple[Tensor, Report]:
+    vectors = run.adapter.align(projected)
+    measure = losses.cosine_alignment if run.loss.alignment is AlignmentLoss.COSINE else losses.squared_alignment
+    alignment = measure(vectors, targets)
+    total = run.loss.alignment_weight * alignment
+    if run.loss.contrast_weight == 0:
+        return total, Report(float(alignment), None, None)
+    apart = losses.contrast(vectors, targets, run.loss.contrast_temperature)
+    return total + run.loss.contrast_weight * apart, Report(float(alignment), float(apart), None)
+
+
+@torch.no_grad()
+def _projected(run: Run, queries: Sequence[str], title: str) -> Tensor:
+    """(n, R, H) float32; prefixes are read, or computed where they are not kept."""
+    parts = []
+    size = run.optimiser.batch_size
+    with progress_bar(len(queries), title) as advance:
+        for start in range(0, len(queries), size):
+            parts.append(run.adapter.project(_states(run, queries[start : start + size])))
+            advance(len(parts[-1]))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _evaluate_joint(run: Run) -> Evaluation:
+    projected = _projected(run, run.held_out.queries, "Held-out queries")
+    reconstruction = None
+    if run.loss.reconstruction_weight:
+        rows = min(_RECONSTRUCTION_ROWS, len(projected))
+        responses = [ids[: run.loss.reconstruction_tokens] for ids in run.held_out.responses[:rows]]
+        soft = run.adapter.soft_prompt(projected[:rows])
+        reconstruction = float(losses.reconstruction(run.model, soft, responses))
+    return evaluate(run.adapter.align(projected), run.held_out.targets, reconstruction)
+
+
+def _mean(reports: Sequence[tuple[int, Report]]) -> dict[str, float]:
+    """Mean of each loss over the slices that computed it, weighted by their size."""
+    means: dict[str, float] = {}
+    for name in Report._fields:
+        values = [(size, getattr(report, name)) for size, report in reports if getattr(report, name) is not None]
+        if values:
+            means[name] = sum(size * value for size, value in values) / sum(size for size, _ in values)
+    return means

@@ -1,0 +1,228 @@
+"""The backbone's own responses to unlabelled queries: what an adapter is taught to foresee.
+
+One file, JSON lines. The first line is a header that says which backbone answered, under which policy and template and
+up to which length; the rest are rows, written batch by batch as they come. A run that was cut goes on where it
+stopped: complete rows are kept, a half-written last line is dropped, and a header of other settings is refused.
+
+Batches hold queries of similar length and are drawn in a seeded random order, so that a file that is not complete yet
+is a fair sample of the whole. Two workers a machine with two cores, one thread each, beat one worker with two threads:
+nobody waits at a barrier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.encoder.verdict import is_refusal
+from safe_retrieval.errors import TrainingError
+from safe_retrieval.training.queries import TrainingQuery
+
+if TYPE_CHECKING:
+    from safe_retrieval.backbone.language_model import LanguageModel
+    from safe_retrieval.encoder.policy import ResponsePolicy
+    from safe_retrieval.training.prefix_cache import PrefixCache
+
+
+class ResponsesHeader(BaseModel):
+    """First line of a responses file: everything that a response depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str = "safe-retrieval-responses"
+    version: int = 1
+    backbone: str
+    backbone_fingerprint: str
+    policy: str
+    system_prompt: str
+    template_sha256: str
+    max_new_tokens: int
+    decoding: str = "greedy"
+
+
+class Response(NamedTuple):
+    """A query, where it came from, the backbone's answer, and whether that answer refuses."""
+
+    query: str
+    source: str
+    response: str
+    refused: bool
+
+
+def header_for(model: LanguageModel, policy: ResponsePolicy, *, max_new_tokens: int) -> ResponsesHeader:
+    """The header of a run with these settings."""
+    return ResponsesHeader(
+        backbone=model.name,
+        backbone_fingerprint=model.fingerprint,
+        policy=policy.name,
+        system_prompt=policy.system_prompt,
+        template_sha256=model.shared_prefix(policy.system_prompt).template.sha256,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def generate_responses(
+    model: LanguageModel,
+    queries: Sequence[TrainingQuery],
+    policy: ResponsePolicy,
+    out: Path,
+    *,
+    max_new_tokens: int = 48,
+    batch_size: int = 128,
+    workers: int = 1,
+    prefixes: PrefixCache | None = None,
+    seed: int = 0,
+) -> list[Response]:
+    """Answer every query that ``out`` does not answer yet; returns all rows for ``queries``, in their order.
+
+    Args:
+        model: the backbone.
+        queries: unlabelled queries.
+        policy: the system prompt to answer under.
+        out: the responses file; made, or continued.
+        max_new_tokens: bound on a response.
+        batch_size: queries decoded together.
+        workers: threads that decode batches side by side; each uses one intra-op thread when there are several.
+        prefixes: keeps the prefix passes for the training that follows.
+        seed: of the order in which batches are drawn.
+
+    Raises:
+        TrainingError: ``out`` holds responses of other settings, or is no responses file.
+    """
+    header = header_for(model, policy, max_new_tokens=max_new_tokens)
+    done = _open_for_resume(out, header)
+    missing = [query for query in queries if query.text not in done]
+    batches = _batches(model, missing, policy, batch_size, seed)
+    lock = threading.Lock()
+    with (
+        out.open("a", encoding="utf-8") as file,
+        progress_bar(len(missing), f"Responses of {model.name}") as advance,
+    ):
+
+        def answer(batch: list[TrainingQuery]) -> None:
+            rows = _answer(model, batch, policy, max_new_tokens, prefixes)
+            text = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+            with lock:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                done.update((row.query, row) for row in rows)
+                advance(len(rows))
+
+        _run(answer, batches, workers)
+    return [done[query.text] for query in queries]
+
+
+def read_responses(path: Path) -> tuple[ResponsesHeader, list[Response]]:
+    """Header and complete rows of a responses file.
+
+    Raises:
+        TrainingError: the file is missing, has no such header, or a line other than the last is broken.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"expected a responses file at {path}: {error}") from error
+    try:
+        header = ResponsesHeader.model_validate_json(lines[0] if lines else "")
+    except ValidationError as error:
+        raise TrainingError(f"{path}, line 1: expected the header of a responses file (version 1)") from error
+    return header, list(_rows(path, lines[1:]))
+
+
+def sha256_of(responses: Sequence[Response]) -> str:
+    """Hash of rows, independent of their order; part of an adapter's training record."""
+    digest = hashlib.sha256()
+    for row in sorted(responses):
+        digest.update(json.dumps(row, ensure_ascii=False).encode())
+    return "sha256:" + digest.hexdigest()
+
+
+def _rows(path: Path, lines: Sequence[str]) -> Iterator[Response]:
+    for number, line in enumerate(lines, start=2):
+        try:
+            row = json.loads(line)
+            yield Response(str(row["query"]), str(row["source"]), str(row["response"]), bool(row["refused"]))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            if number == len(lines) + 1:
+                return  # the writer was cut in the middle of its last line; the query is answered again
+            raise TrainingError(f"{path}, line {number}: expected a response row ({error}); delete the line") from error
+
+
+def _open_for_resume(out: Path, header: ResponsesHeader) -> dict[str, Response]:
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(header.model_dump_json() + "\n", encoding="utf-8")
+        return {}
+    found, rows = read_responses(out)
+    if found != header:
+        fields = [name for name in type(header).model_fields if getattr(found, name) != getattr(header, name)]
+        raise TrainingError(
+            f"{out} has responses of another {', '.join(fields)}; give another file, or delete it to start anew"
+        )
+    # Rewritten without a half-written last line, so that appending starts on a line of its own.
+    whole = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+    partial = out.with_suffix(out.suffix + ".partial")
+    partial.write_text(header.model_dump_json() + "\n" + whole, encoding="utf-8")
+    partial.replace(out)
+    return {row.query: row for row in rows}
+
+
+def _batches(
+    model: LanguageModel, queries: Sequence[TrainingQuery], policy: ResponsePolicy, batch_size: int, seed: int
+) -> list[list[TrainingQuery]]:
+    if not queries:
+        return []
+    lengths = [len(ids) for ids in model.token_ids([query.text for query in queries], policy.system_prompt)]
+    order = sorted(range(len(queries)), key=lambda i: (lengths[i], queries[i].text))
+    batches = [[queries[i] for i in order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
+    random.Random(seed).shuffle(batches)  # noqa: S311  # a reproducible order, not a secret
+    return batches
+
+
+def _answer(
+    model: LanguageModel,
+    batch: Sequence[TrainingQuery],
+    policy: ResponsePolicy,
+    max_new_tokens: int,
+    prefixes: PrefixCache | None,
+) -> list[Response]:
+    from safe_retrieval.backbone.generate import generate
+
+    texts = [query.text for query in batch]
+    if prefixes is None:
+        prefix = model.prefix_pass(model.token_ids(texts, policy.system_prompt), policy.system_prompt)
+    else:
+        prefix = prefixes.compute(texts)
+    answers = [model.tokenizer.decode(ids).strip() for ids in generate(model, prefix, max_new_tokens=max_new_tokens)]
+    return [
+        Response(query.text, query.source, answer, is_refusal(answer))
+        for query, answer in zip(batch, answers, strict=True)
+    ]
+
+
+def _run(answer: Callable[[list[TrainingQuery]], None], batches: Sequence[list[TrainingQuery]], workers: int) -> None:
+    if workers <= 1:
+        for batch in batches:
+            answer(batch)
+        return
+    import torch
+
+    # The number of intra-op threads is a property of the calling thread, so each worker sets its own.
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        running = [pool.submit(answer, batch) for batch in batches]
+        try:
+            for future in as_completed(running):
+                future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,253 @@
+"""A training run from configuration to adapter.
+
+The backbone is frozen and the trained tokens come last, so each query's prefix is computed once
+(:mod:`safe_retrieval.training.prefix_cache`, filled while the responses are generated) and a step runs only the trained
+tokens behind it, with gradients. When the joint epochs are over the tokens stand still; their states are then constants
+too, and the alignment head, which holds most of what decides retrieval, trains on for many epochs at nearly no cost.
+
+Everything drawn at random is drawn from the seed and the epoch, and the optimiser's state is in the checkpoint, so a
+run that was killed and resumed follows the loss curve of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from safe_retrieval.backbone.language_model import LanguageModel
+from safe_retrieval.encoder.adapter import AdapterShape, RefusalFeatures, RefusalHead, ResponseAdapter
+from safe_retrieval.encoder.persistence import (
+    AdapterRecord,
+    BackboneRecord,
+    PolicyRecord,
+    RefusalRecord,
+    TeacherRecord,
+    save_adapter,
+)
+from safe_retrieval.encoder.policy import ResponsePolicy, policy_from
+from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.errors import TrainingError
+from safe_retrieval.training.checkpoint import Checkpoints, Position
+from safe_retrieval.training.config import TrainingConfig
+from safe_retrieval.training.log import TrainingLog
+from safe_retrieval.training.phases import HEADS, JOINT, PHASES, Examples, Run, head_phase, joint_phase
+from safe_retrieval.training.prefix_cache import PrefixCache
+from safe_retrieval.training.queries import TrainingQuery, evaluation_texts, read_queries, sample, without
+from safe_retrieval.training.refusal import FittedRefusal, fit_refusal, refusal_tokens
+from safe_retrieval.training.responses import Response, generate_responses, sha256_of
+from safe_retrieval.training.teachers import Teacher, load_teacher
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything before the first optimiser step."""
+
+    config: TrainingConfig
+    model: LanguageModel
+    policy: ResponsePolicy
+    teacher: Teacher
+    prefixes: PrefixCache
+    training: list[Response]
+    held_out: list[Response]
+
+
+def train(config: TrainingConfig, *, offline: bool = False) -> Path:
+    """Carry a run out, or go on with it; returns the adapter's folder, ``<out>/adapter``.
+
+    Raises:
+        TrainingError: the run's folder belongs to other settings, or there is too little to train on.
+        ModelError: a model cannot be had.
+        DataError: a query file is broken.
+    """
+    began = time.monotonic()
+    prepared = prepare(config, offline=offline)
+    run = _start(prepared)
+    resumed = run.checkpoints.position()
+    if resumed is None or resumed.phase == JOINT:
+        joint_phase(run, resumed.step if resumed else 0)
+        resumed = None
+    else:
+        run.checkpoints.restore(run.adapter, None)
+    if config.optimiser.head_epochs:
+        head_phase(run, resumed.step if resumed else 0)
+    refusal = _fit_refusal(prepared)
+    record = _record(prepared, run, refusal, seconds=time.monotonic() - began)
+    folder = config.out / "adapter"
+    save_adapter(folder, run.adapter, refusal.head, record)
+    return folder
+
+
+def prepare(config: TrainingConfig, *, offline: bool = False) -> Prepared:
+    """Load the models and make sure every query has its response; resumable by itself."""
+    model = LanguageModel.load(config.backbone, offline=offline)
+    policy = policy_from(config.policy)
+    config.out.mkdir(parents=True, exist_ok=True)
+    prefixes = PrefixCache(
+        model, policy.system_prompt, config.out / "prefixes", max_bytes=int(config.prefix_gigabytes * 2**30)
+    )
+    responses = generate_responses(
+        model,
+        choose_queries(config),
+        policy,
+        config.responses_file or config.out / "responses.jsonl",
+        max_new_tokens=config.responses.max_new_tokens,
+        batch_size=config.responses.batch_size,
+        workers=config.optimiser.workers,
+        prefixes=prefixes,
+        seed=config.seed,
+    )
+    usable = [row for row in responses if row.response]  # an empty answer has nothing to foresee
+    if len(usable) < 2 * config.held_out:
+        raise TrainingError(
+            f"expected at least twice as many answered queries as are held out ({config.held_out}), got {len(usable)}; "
+            "give more queries, or hold out fewer"
+        )
+    teacher = load_teacher(config.teacher, model, offline=offline)
+    held_out, training = usable[: config.held_out], usable[config.held_out :]
+    return Prepared(config, model, policy, teacher, prefixes, training, held_out)
+
+
+def choose_queries(config: TrainingConfig) -> list[TrainingQuery]:
+    """The run's queries: read, deduplicated, kept apart from what is evaluated, sampled with the seed."""
+    settings = config.queries
+    found = [query for query in read_queries(settings.files) if len(query.text) <= settings.longest]
+    if settings.keep_apart_from is not None:
+        found = without(found, evaluation_texts(settings.keep_apart_from))
+    return sample(found, settings.count or len(found), seed=config.seed, shares=settings.shares)
+
+
+def _start(prepared: Prepared) -> Run:
+    config, model = prepared.config, prepared.model
+    torch.manual_seed(config.seed)
+    settings_hash = hashlib.sha256(config.model_dump_json(exclude={"out"}).encode()).hexdigest()
+    checkpoints = Checkpoints(config.out, settings_hash)
+    return Run(
+        model=model,
+        adapter=_new_adapter(prepared),
+        prefixes=prepared.prefixes,
+        training=_examples(prepared, prepared.training, "training"),
+        held_out=_examples(prepared, prepared.held_out, "held-out"),
+        loss=config.loss,
+        optimiser=config.optimiser,
+        checkpoints=checkpoints,
+        log=TrainingLog(config.out / "log.jsonl", checkpoints.position(), PHASES),
+        seed=config.seed,
+        checkpoint_steps=config.checkpoint_steps,
+    )
+
+
+def _new_adapter(prepared: Prepared) -> ResponseAdapter:
+    """An untrained adapter: tokens start as the embeddings of a phrase, scales are measured on a few queries."""
+    settings, model = prepared.config.adapter, prepared.model
+    shape = AdapterShape(
+        hidden_size=model.hidden_size,
+        dimension=prepared.teacher.dimension,
+        **settings.model_dump(exclude={"initial_text"}),
+    )
+    states = prepared.prefixes.get([row.query for row in prepared.training[:32]]).state.float()
+    vocabulary = model.embed(torch.arange(min(4096, model.model.config.vocab_size), device=model.device)).float()
+    scales = {
+        "state_scale": float(states.square().mean().sqrt()),
+        "embedding_scale": float(vocabulary.square().mean().sqrt()),
+    }
+    adapter = ResponseAdapter(shape, **scales).to(model.device)
+    ids = model.tokenizer.encode_text([settings.initial_text], max_tokens=512)[0]
+    wanted = torch.tensor([ids[i % len(ids)] for i in range(shape.tokens)], device=model.device)
+    with torch.no_grad():
+        adapter.tokens.copy_(model.embed(wanted).float())
+    return adapter
+
+
+def _examples(prepared: Prepared, rows: Sequence[Response], title: str) -> Examples:
+    model = prepared.model
+    responses = model.tokenizer.encode_text(
+        [row.response for row in rows], max_tokens=prepared.config.responses.max_new_tokens
+    )
+    end = model.tokenizer.end_ids[0]
+    limit = prepared.config.responses.max_new_tokens
+    ended = [ids if len(ids) >= limit else [*ids, end] for ids in responses]
+    targets = _targets(prepared, rows, title).to(model.device)
+    return Examples([row.query for row in rows], ended, targets)
+
+
+def _targets(prepared: Prepared, rows: Sequence[Response], title: str) -> torch.Tensor:
+    """Teacher vectors of the responses, kept in the run's folder for the next start."""
+    key = hashlib.sha256(f"{prepared.teacher.space}\n{sha256_of(rows)}".encode()).hexdigest()[:16]
+    file = prepared.config.out / f"targets-{title}-{key}.npy"
+    if not file.exists():
+        vectors = prepared.teacher.targets([row.response for row in rows])
+        # by content hash of the sorted rows, so the order must be part of what is kept: it is, rows are seeded
+        partial = file.with_suffix(".partial.npy")
+        np.save(partial, vectors, allow_pickle=False)
+        partial.replace(file)
+    return torch.from_numpy(np.load(file, allow_pickle=False))
+
+
+def _fit_refusal(prepared: Prepared) -> FittedRefusal:
+    rows = [*prepared.training, *prepared.held_out]
+    tokens = refusal_tokens(prepared.model.tokenizer)
+    head = RefusalHead(prepared.model.hidden_size, tokens)
+    parts: list[RefusalFeatures] = []
+    size = prepared.config.optimiser.batch_size
+    with progress_bar(len(rows), "Refusal head") as advance, torch.no_grad():
+        for start in range(0, len(rows), size):
+            state = prepared.prefixes.get([row.query for row in rows[start : start + size]]).state
+            parts.append(head.features(state, prepared.model.logits(state)))
+            advance(len(state))
+    features = RefusalFeatures(
+        torch.cat([part.first_token for part in parts]), torch.cat([part.state for part in parts])
+    )
+    return fit_refusal(features, np.array([row.refused for row in rows]), tokens)
+
+
+def _record(prepared: Prepared, run: Run, refusal: FittedRefusal, *, seconds: float) -> AdapterRecord:
+    model, policy, rows = prepared.model, prepared.policy, prepared.training
+    return AdapterRecord(
+        backbone=BackboneRecord(name=model.name, fingerprint=model.fingerprint),
+        teacher=TeacherRecord(
+            name=prepared.teacher.name, space=prepared.teacher.space, dimension=prepared.teacher.dimension
+        ),
+        policy=PolicyRecord(name=policy.name, system_prompt=policy.system_prompt),
+        template_sha256=model.shared_prefix(policy.system_prompt).template.sha256,
+        shape=run.adapter.shape,
+        refusal=RefusalRecord(
+            first_tokens=refusal.head.first_tokens, method=refusal.method, held_out_auroc=round(refusal.auroc, 4)
+        ),
+        training=_training_record(prepared, rows, run, seconds),
+    )
+
+
+def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, seconds: float) -> dict[str, Any]:
+    config = prepared.config
+    position = run.checkpoints.position() or Position(JOINT, 0)
+    return {
+        "queries": len(rows),
+        "queries_by_source": dict(sorted(Counter(row.source for row in rows).items())),
+        "held_out_queries": len(prepared.held_out),
+        "refused_share": round(sum(row.refused for row in rows) / len(rows), 4),
+        "responses_sha256": sha256_of(rows),
+        "seed": config.seed,
+        "settings": config.model_dump(mode="json", include={"responses", "adapter", "loss", "optimiser"}),
+        "last_phase": position.phase,
+        "last_step": position.step,
+        "held_out": run.log.last_held_out(HEADS if config.optimiser.head_epochs else JOINT),
+        "seconds_of_last_start": round(seconds),
+        "dtype": str(model_dtype(prepared.model)),
+        "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
+        "processor": platform.processor() or platform.machine(),
+    }
+
+
+def model_dtype(model: LanguageModel) -> str:
+    """The backbone's dtype as it is written in records, for example ``float32``."""
+    return str(model.dtype).removeprefix("torch.")
