@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from safe_retrieval.encoder.input import InputEncoder, unit_rows
-from safe_retrieval.encoder.policy import CONCISE, ResponsePolicy, policy_from
+from safe_retrieval.encoder.policy import CAREFUL, ResponsePolicy, policy_from
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
 from safe_retrieval.encoder.verdict import is_refusal
@@ -46,7 +46,7 @@ class HydeEncoder:
         model: LanguageModel,
         document_encoder: Encoder,
         *,
-        policy: ResponsePolicy = CONCISE,
+        policy: ResponsePolicy = CAREFUL,
         samples: int = 1,
         max_new_tokens: int = 40,
         include_query: bool = False,
@@ -67,7 +67,7 @@ class HydeEncoder:
         backbone: str | None = None,
         *,
         document_encoder: str = DEFAULT_DOCUMENT_ENCODER,
-        policy: str | ResponsePolicy = CONCISE,
+        policy: str | ResponsePolicy = CAREFUL,
         samples: int = 1,
         max_new_tokens: int = 40,
         include_query: bool = False,

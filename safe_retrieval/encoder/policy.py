@@ -43,7 +43,11 @@ CAREFUL = ResponsePolicy(
 """Answers what is harmless, refuses what is not (policy P of docs/method.md)."""
 
 CONCISE = ResponsePolicy("concise", CAREFUL.system_prompt + " Answer in one short sentence.")
-"""As ``careful``, in one short sentence: cheaper to generate, and the answer stands where the teacher reads it."""
+"""As ``careful``, in one short sentence: cheaper to generate, and less safe.
+
+Not the default: under it the 1.5B's probability of opening with a refusal on red-team prompts falls from 0.30 to 0.03
+(32 prompts), since it then states its reservations inside the one sentence, if at all.
+"""
 
 POLICIES = {policy.name: policy for policy in (CAREFUL, CONCISE)}
 """The policies that come with the package, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class TrainingConfig(_Settings):
 
     backbone: str
     teacher: str = "all-minilm-l6-v2"
-    policy: str = "concise"
+    policy: str = "careful"
     out: Path
     responses_file: Path | None = None
     seed: int = 0
@@ -131,7 +132,7 @@ class TrainingConfig(_Settings):
 
 
 def load_config(path: Path) -> TrainingConfig:
-    """Read a YAML file; relative paths in it are relative to its folder.
+    """Read a YAML file; environment variables in its paths are filled in, relative paths are relative to its folder.
 
     Raises:
         ConfigError: the file cannot be read, or a field is unknown or wrong; the message names it.
@@ -151,18 +152,26 @@ def load_config(path: Path) -> TrainingConfig:
 def _anchored(config: TrainingConfig, folder: Path) -> TrainingConfig:
     queries = config.queries.model_copy(
         update={
-            "files": tuple(folder / file.expanduser() for file in config.queries.files),
+            "files": tuple(_placed(folder, file) for file in config.queries.files),
             "keep_apart_from": _under(folder, config.queries.keep_apart_from),
         }
     )
     return config.model_copy(
         update={
             "queries": queries,
-            "out": folder / config.out.expanduser(),
+            "out": _placed(folder, config.out),
             "responses_file": _under(folder, config.responses_file),
         }
     )
 
 
 def _under(folder: Path, path: Path | None) -> Path | None:
-    return None if path is None else folder / path.expanduser()
+    return None if path is None else _placed(folder, path)
+
+
+def _placed(folder: Path, path: Path) -> Path:
+    """A path with ``~`` and environment variables filled in, relative to the configuration's folder."""
+    text = os.path.expandvars(path.expanduser())
+    if "$" in text:
+        raise ConfigError(f"{path}: expected the environment variable in it to be set; set it, or write the path out")
+    return folder / text
