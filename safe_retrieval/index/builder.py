@@ -143,7 +143,7 @@ class _Build:
             self._reused += 1
             return
         vectors = self._encoder.encode_documents(contents, batch_size=self._batch_size, progress=False)
-        checked = check_vectors(vectors, self._encoder.dimension, what=f"after document {start}, vector")
+        checked = check_vectors(vectors, self._encoder.dimension, what=f"(shard from document {start}) vector")
         if len(checked) != len(chunk):
             raise InputError(
                 f"expected {len(chunk)} vectors from {self._encoder.name}, one a document, got {len(checked)}"

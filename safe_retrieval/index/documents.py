@@ -95,6 +95,8 @@ class DocumentWriter:
 
 
 def _row(document: Document, position: int) -> tuple[str, str, str, str]:
+    if not isinstance(document, Document):
+        raise DataError(f"document {position}: expected a Document, got {type(document).__name__}")
     if not isinstance(document.id, str) or not is_valid_id(document.id):
         raise DataError(
             f"document {position}: expected a non-empty string without NUL and lone surrogates as id, "

@@ -31,7 +31,8 @@ def test_round_trip(tmp_path: Path) -> None:
         assert store.ids_at([5, 0, 5]) == [odd.id, "d0", odd.id]
         assert list(store.iterate(batch_size=2)) == [*documents, odd]
         assert store.faults() == []
-        assert store.get([]) == store.ids_at([]) == []
+        assert store.get([]) == []
+        assert store.ids_at([]) == []
 
 
 def test_what_cannot_be_stored_is_replaced(tmp_path: Path) -> None:
@@ -62,13 +63,14 @@ def test_missing(tmp_path: Path) -> None:
         (Document("d1", "again"), "documents 1 and 4 have the same id 'd1'"),
         (Document("new", "again"), "documents 3 and 4 have the same id 'new'"),
         (Document("", "a"), "document 4: expected a non-empty string"),
+        ("a string", "document 4: expected a Document, got str"),
         (Document(4, "a"), "got 4"),  # type: ignore[arg-type]
         (Document("x", None), "expected strings"),  # type: ignore[arg-type]
         (Document("x", "a", metadata={"f": float("nan")}), "metadata is not JSON"),
         (Document("x", "a", metadata={"f": object()}), "metadata is not JSON"),
     ],
 )
-def test_faulty_documents(tmp_path: Path, document: Document, message: str) -> None:
+def test_faulty_documents(tmp_path: Path, document: Any, message: str) -> None:
     with DocumentWriter(tmp_path / "d.sqlite") as writer:
         writer.append(small_corpus(3))
         with pytest.raises(DataError, match=message):

@@ -14,7 +14,7 @@ from safe_retrieval.index.exact import ExactIndex
 from safe_retrieval.index.faiss_index import FaissIndex
 from safe_retrieval.types import FloatMatrix, Hit
 
-KINDS = [ExactIndex, FaissIndex]
+KINDS: list[type[ExactIndex | FaissIndex]] = [ExactIndex, FaissIndex]
 
 
 def unit(rows: Any) -> FloatMatrix:
@@ -27,7 +27,7 @@ def random_unit(count: int, dimension: int, seed: int) -> FloatMatrix:
     return unit(np.random.default_rng(seed).standard_normal((count, dimension)))
 
 
-def filled(kind: type[VectorIndex], vectors: FloatMatrix) -> VectorIndex:
+def filled(kind: type[ExactIndex | FaissIndex], vectors: FloatMatrix) -> VectorIndex:
     index = kind(vectors.shape[1])
     index.add([f"d{number}" for number in range(len(vectors))], vectors)
     return index
@@ -76,7 +76,7 @@ def test_both_agree_at_size() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_by_hand(kind: type[VectorIndex]) -> None:
+def test_by_hand(kind: type[ExactIndex | FaissIndex]) -> None:
     index = filled(kind, unit([[1, 0], [0, 1], [1, 1], [-1, 0]]))
     (hits,) = index.search(unit([[1, 0]]), k=3)
     assert [hit.id for hit in hits] == ["d0", "d2", "d1"]
@@ -84,7 +84,9 @@ def test_by_hand(kind: type[VectorIndex]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_vectors_keep_their_order_even_where_the_cut_runs_through_them(kind: type[VectorIndex]) -> None:
+def test_equal_vectors_keep_their_order_even_where_the_cut_runs_through_them(
+    kind: type[ExactIndex | FaissIndex],
+) -> None:
     index = filled(kind, np.repeat(random_unit(2, 16, 3), 500, axis=0))
     (hits,) = index.search(random_unit(2, 16, 3)[1:], k=7)
     assert [hit.id for hit in hits] == [f"d{number}" for number in range(500, 507)]
@@ -92,7 +94,7 @@ def test_equal_vectors_keep_their_order_even_where_the_cut_runs_through_them(kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_hits_than_vectors(kind: type[VectorIndex]) -> None:
+def test_more_hits_than_vectors(kind: type[ExactIndex | FaissIndex]) -> None:
     index = filled(kind, random_unit(3, 4, 0))
     assert [len(hits) for hits in index.search(random_unit(2, 4, 1), k=1_000)] == [3, 3]
     assert kind(4).search(random_unit(2, 4, 1), k=5) == [[], []]
@@ -100,7 +102,7 @@ def test_more_hits_than_vectors(kind: type[VectorIndex]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_vectors_added_later_are_found_and_the_callers_array_is_its_own(kind: type[VectorIndex]) -> None:
+def test_vectors_added_later_are_found_and_the_callers_array_is_its_own(kind: type[ExactIndex | FaissIndex]) -> None:
     first = random_unit(2, 4, 0)
     index = filled(kind, first)
     query = first[:1].copy()
@@ -143,7 +145,7 @@ def broken(row: int, value: float) -> FloatMatrix:
     ],
 )
 def test_faulty_input_is_refused_before_anything_goes_in(
-    kind: type[VectorIndex], ids: Any, vectors: NDArray[Any], message: str
+    kind: type[ExactIndex | FaissIndex], ids: Any, vectors: NDArray[Any], message: str
 ) -> None:
     index = kind(4)
     index.add(["there"], GOOD[:1])
@@ -155,7 +157,7 @@ def test_faulty_input_is_refused_before_anything_goes_in(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_faulty_searches(kind: type[VectorIndex]) -> None:
+def test_faulty_searches(kind: type[ExactIndex | FaissIndex]) -> None:
     index = filled(kind, GOOD)
     with pytest.raises(InputError, match="at least 1"):
         index.search(GOOD, k=0)

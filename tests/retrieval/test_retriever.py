@@ -72,8 +72,9 @@ def test_gate_flags_or_empties_only_what_would_be_refused(index: SearchableIndex
 
 def test_verdict_comes_from_a_second_encoder_where_the_first_has_none(index: SearchableIndex) -> None:
     judge = HashEncoder(refused=["forbidden"])
+    arguments: dict[str, Any]
     for arguments in ({"encoder": HashEncoder()}, {"encoder": None, "lexical": LexicalIndex(index.documents())}):
-        retriever = SafeRetriever(index, gate=EMPTY, refusal_encoder=judge, **arguments)  # type: ignore[arg-type]
+        retriever = SafeRetriever(index, gate=EMPTY, refusal_encoder=judge, **arguments)
         assert [r.flagged for r in retriever.retrieve(QUERIES)] == [False, True]
 
 
