@@ -80,7 +80,7 @@ class Server:
 
     def _send(self, handler: BaseHTTPRequestHandler, path: str, content: bytes) -> None:
         if (gate := self.stalls.get(path)) is not None:
-            gate.wait(timeout=60)
+            gate.wait(timeout=300)
         cut = self.cuts.pop(path, None)
         try:
             handler.wfile.write(content if cut is None else content[:cut])

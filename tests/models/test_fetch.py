@@ -3,7 +3,6 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,10 +220,8 @@ def test_an_empty_name() -> None:
 
 
 def test_an_unknown_name_asks_the_hub_and_suggests(stand_in: Any) -> None:
-    started = time.monotonic()
     with pytest.raises(DownloadError, match="did you mean 'stand-in-encoder'"):
         resolve("stand-in-encoda")
-    assert time.monotonic() - started < 10
 
 
 def test_cache_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

