@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from safe_retrieval.audit import models
+from safe_retrieval.cli import audit as audit_command
 from safe_retrieval.cli.main import app, run
 from tests.audit.fakes import FakeModels
 
@@ -103,3 +104,17 @@ def test_errors_are_one_line_and_exit_code_2(
     assert captured.err.startswith("error: ")
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_where_nobody_watches_progress_is_lines_with_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 5.0, 25.0, 30.0])
+    monkeypatch.setattr(audit_command.time, "monotonic", lambda: next(clock))
+    with audit_command._lines(100, "Encoding passages") as advance:
+        for count in (25, 25, 50):
+            advance(count)
+    assert capsys.readouterr().err.splitlines() == [
+        "Encoding passages: 50 of 100, 2.0/s, 25 s left",
+        "Encoding passages: 100 of 100, 3.3/s",
+    ]
