@@ -68,9 +68,8 @@ class ReportFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the folder; the cache stays."""
+        """Let go of the folder; the cache stays, and so does the lock file: whoever removes one can remove another's."""
         self._lock.release()
-        (self.path / _LOCK).unlink(missing_ok=True)
 
     def write(self, report: AuditReport) -> None:
         """Replace the report in the folder, if any, by this one.
@@ -108,7 +107,7 @@ def _check_ours(path: Path) -> None:
         return
     if not path.is_dir():
         raise AuditError(f"{path} is a file; expected a folder for the report, or a path where one can be made")
-    present = [entry.name for entry in path.iterdir()]
+    present = [entry.name for entry in path.iterdir() if entry.name != _LOCK]  # ours too, from a start that was cut
     if present and MARKER not in present:
         raise AuditError(
             f"{path} holds {present[0]!r} and is not a report folder of ours ({MARKER} is missing), so nothing was "

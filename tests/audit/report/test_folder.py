@@ -21,7 +21,7 @@ def report(probe_set: ProbeSet) -> AuditReport:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir() if path.name != ".lock"}
 
 
 def test_a_report_is_four_files_and_a_marker(tmp_path: Path, report: AuditReport) -> None:
@@ -48,6 +48,12 @@ def test_an_empty_folder_can_be_taken(tmp_path: Path) -> None:
     with ReportFolder(tmp_path):
         pass
     assert names(tmp_path) == {"audit-folder.json"}
+
+
+def test_a_folder_whose_first_audit_was_cut_at_once_can_be_taken(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    with ReportFolder(tmp_path):
+        assert names(tmp_path) == {"audit-folder.json"}
 
 
 def test_a_foreign_folder_and_a_file_are_refused_untouched(tmp_path: Path) -> None:
