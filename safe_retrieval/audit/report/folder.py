@@ -68,7 +68,7 @@ class ReportFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the folder; the cache stays, and so does the lock file: whoever removes one can remove another's."""
+        """Let go of the folder; the cache stays, and so does the lock file: removing one can remove another's."""
         self._lock.release()
 
     def write(self, report: AuditReport) -> None:
