@@ -1,0 +1,74 @@
+"""``safe-retrieval train``: a response adapter from a configuration file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from safe_retrieval.cli._common import err, out, print_json
+
+_STOPPED_BY_USER = 130  # what a shell calls a program that ended on Ctrl-C
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run; see docs/training.md.")],
+    *,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a response adapter, or go on with a run that was stopped.
+
+    It may be stopped at any time, even by kill -9: the same command goes on from the last response written and the last
+    checkpoint.
+    """
+    from safe_retrieval.training.config import load_config
+
+    settings = load_config(config)
+    from safe_retrieval.training.trainer import train as run
+
+    try:
+        folder = run(settings, offline=offline)
+    except KeyboardInterrupt:
+        err().print("stopped; the same command goes on where it stopped", markup=False, highlight=False)
+        raise typer.Exit(_STOPPED_BY_USER) from None
+    result = _result(folder)
+    if as_json:
+        print_json(result)
+        return
+    _show(result)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    record = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+    training = record["training"]
+    return {
+        "adapter": str(folder),
+        "queries": training["queries"],
+        "held_out_queries": training["held_out_queries"],
+        "held_out": training["held_out"],
+        "refusal": {"method": record["refusal"]["method"], "auroc": record["refusal"]["held_out_auroc"]},
+        "weights_sha256": record["weights_sha256"],
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    held_out = result["held_out"] or {}
+    lines = {
+        "adapter": result["adapter"],
+        "training queries": f"{result['queries']:,}",
+        "held-out queries": f"{result['held_out_queries']:,}",
+        "alignment": _figure(held_out.get("cosine"), "cosine to the response's teacher vector"),
+        "own response": _figure(held_out.get("own_response"), "found first among the held-out ones"),
+        "reconstruction": _figure(held_out.get("reconstruction"), "nats a token"),
+        "refusal head": f"{_figure(result['refusal']['auroc'], 'AUROC')} ({result['refusal']['method']})",
+    }
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        out().print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return "not measured" if value is None else f"{value:.3f} {unit}"
