@@ -13,6 +13,7 @@ from torch import Tensor
 
 from safe_retrieval.backbone.key_values import KeyValues
 from safe_retrieval.backbone.language_model import LanguageModel, Prefix
+from safe_retrieval.errors import InputError
 
 _COMPACT_BELOW = 0.8  # drop finished rows once fewer than this share of the batch is still decoding
 
@@ -24,7 +25,7 @@ def generate(
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Continuations of B prompts, greedy or sampled.
 
@@ -33,19 +34,24 @@ def generate(
         prefix: B prompts after their prefix pass; left unchanged.
         max_new_tokens: bound on new tokens a row.
         temperature: 0 is greedy; above it, tokens are sampled from softmax(logits / temperature).
-        generator: source of the randomness of sampling, so that it can be repeated.
+        seeds: B seeds of sampling, one a row, so that what is drawn for a row does not depend on its batch.
 
     Returns:
         New token ids of each row, without the end token.
+
+    Raises:
+        InputError: tokens are to be sampled, and there is not one seed for each row.
     """
-    end = torch.tensor(model.tokenizer.end_ids, device=model.device)
+    draws = _draws(model, prefix, max_new_tokens, seeds) if temperature > 0 else None
+    end = torch.tensor(model.end_ids, device=model.device)
     rows = torch.arange(prefix.mask.shape[0], device=model.device)  # live row -> output row
     out: list[list[int]] = [[] for _ in range(len(rows))]
     cache, mask, positions = prefix.key_values.to_cache(), prefix.mask, prefix.lengths
     states = prefix.state
     alive = torch.ones_like(rows, dtype=torch.bool)
     for step in range(max_new_tokens):
-        tokens = _choose(model.logits(states), temperature, generator)  # (B,)
+        logits = model.logits(states)
+        tokens = logits.argmax(-1) if draws is None else _sample(logits / temperature, draws[rows, step])  # (B,)
         alive = alive & ~torch.isin(tokens, end)
         for row, token, live in zip(rows.tolist(), tokens.tolist(), alive.tolist(), strict=True):
             if live:
@@ -57,7 +63,7 @@ def generate(
             cache.batch_select_indices(keep)
             rows, tokens, mask, positions, alive = rows[keep], tokens[keep], mask[keep], positions[keep], alive[keep]
         mask = torch.cat((mask, mask.new_ones(len(rows), 1)), dim=1)
-        states = model.model.model(
+        states = model.body(
             input_ids=tokens[:, None],
             attention_mask=mask,
             position_ids=positions[:, None],
@@ -82,18 +88,32 @@ def generate_from_embeddings(model: LanguageModel, soft_prompts: Tensor, *, max_
     so every new token costs one position.
     """
     batch, width, _ = soft_prompts.shape
-    out = model.model.model(inputs_embeds=soft_prompts.to(model.dtype), use_cache=True)
+    mask = torch.ones(batch, width, dtype=torch.bool, device=model.device)
+    out = model.body(
+        inputs_embeds=soft_prompts.to(model.dtype),
+        attention_mask=mask,
+        past_key_values=KeyValues.empty_cache(),
+        use_cache=True,
+    )
     prefix = Prefix(
         KeyValues.from_cache(out.past_key_values),
-        torch.ones(batch, width, dtype=torch.bool, device=model.device),
+        mask,
         torch.full((batch,), width, device=model.device),
         out.last_hidden_state[:, -1],
     )
     return generate(model, prefix, max_new_tokens=max_new_tokens)
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    if temperature <= 0:
-        return logits.argmax(-1)
-    probabilities = (logits.float() / temperature).softmax(-1)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+def _draws(model: LanguageModel, prefix: Prefix, steps: int, seeds: Sequence[int] | None) -> Tensor:
+    """(B, steps) uniform numbers in [0, 1), each row from its own seed."""
+    if seeds is None or len(seeds) != len(prefix.mask):
+        raise InputError(f"expected one seed a row ({len(prefix.mask)}) to sample with, got {seeds and len(seeds)}")
+    rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows).to(model.device)
+
+
+def _sample(logits: Tensor, draws: Tensor) -> Tensor:
+    """Invert the cumulative distribution of (B, V) logits at (B,) uniform draws."""
+    cumulative = logits.float().softmax(-1).cumsum(-1)
+    found = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True).squeeze(1)
+    return found.clamp(max=logits.shape[-1] - 1)

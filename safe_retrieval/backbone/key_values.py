@@ -48,12 +48,20 @@ class KeyValues(NamedTuple):
         All layers are full ones, also for models with sliding windows: the attention mask still restricts them, and a
         cropped layer would lose positions that a later pass addresses.
         """
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
+        cache = self.empty_cache()
         for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             cache.update(key, value, layer)
         return cache
+
+    @staticmethod
+    def empty_cache() -> DynamicCache:
+        """A growing cache that keeps every position of every layer.
+
+        Left to itself, a model with sliding windows makes one that drops what has left the window.
+        """
+        from transformers import DynamicCache
+
+        return DynamicCache()
 
     @classmethod
     def from_cache(cls, cache: DynamicCache) -> KeyValues:

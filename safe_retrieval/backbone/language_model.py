@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from safe_retrieval.backbone import template
+from safe_retrieval.backbone.attention import AttentionLayout
 from safe_retrieval.backbone.key_values import KeyValues
 from safe_retrieval.backbone.template import PromptTemplate
 from safe_retrieval.backbone.tokenizer import TextTokenizer
@@ -69,6 +70,9 @@ class LanguageModel:
         tokenizer: its tokenizer, wrapped.
         name: a name for people.
         fingerprint: hash of the weights, ``sha256:...``.
+
+    Raises:
+        ModelError: it has layers without keys and values (recurrent ones), so a prefix of it cannot be kept.
     """
 
     def __init__(self, model: Any, tokenizer: TextTokenizer, *, name: str, fingerprint: str) -> None:
@@ -76,6 +80,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
+        self._decoder = self.model.get_decoder()
+        self._layout = AttentionLayout.of(self._decoder.config)
         self._shared: dict[str, SharedPrefix] = {}
 
     @classmethod
@@ -116,18 +122,22 @@ class LanguageModel:
         device: str = "auto",
     ) -> LanguageModel:
         """Load a ``transformers`` folder with safetensors weights; never runs code from it."""
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         number = native_dtype(place) if dtype == "auto" else dtype
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=number, trust_remote_code=False, use_safetensors=True
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=number, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"expected a causal language model with safetensors weights in {folder}: {error}"
             ) from error
+        if loading["missing_keys"]:  # transformers would fill them with random numbers and only warn
+            missing = sorted(loading["missing_keys"])
+            raise ModelError(f"the weights in {folder} lack {len(missing)} tensors of the model, {missing[0]} first")
         return cls(model.to(place), TextTokenizer.load(folder), name=name, fingerprint=fingerprint)
 
     @property
@@ -148,14 +158,28 @@ class LanguageModel:
         """Width H of the hidden states."""
         return int(self.model.get_input_embeddings().weight.shape[1])
 
+    @property
+    def embedding_scale(self) -> float:
+        """Root mean square of the input embeddings, over a sample of the vocabulary."""
+        rows = min(4096, self.model.get_input_embeddings().num_embeddings)
+        return float(self.embed(torch.arange(rows, device=self.device)).float().square().mean().sqrt())
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end a response: the tokenizer's, and those that the model's generation settings name."""
+        named = getattr(self.model.generation_config, "eos_token_id", None)
+        own = [named] if isinstance(named, int) else (named or [])
+        return tuple(dict.fromkeys((*self.tokenizer.end_ids, *own)))
+
     def shared_prefix(self, system_prompt: str) -> SharedPrefix:
         """Template and kept keys and values of a system prompt; computed on first use, then reused."""
         known = self._shared.get(system_prompt)
         if known is None:
             rendered = template.render(self.tokenizer, system_prompt)
             ids = torch.tensor([rendered.before], device=self.device)
-            with torch.no_grad():  # not inference mode: training saves these tensors for its backward pass
-                out = self._base(input_ids=ids, use_cache=True)
+            # Never in inference mode, whoever asks first: training saves these tensors for its backward pass.
+            with torch.inference_mode(mode=False), torch.no_grad():
+                out = self.body(input_ids=ids, past_key_values=KeyValues.empty_cache(), use_cache=True)
             known = SharedPrefix(rendered, KeyValues.from_cache(out.past_key_values))
             self._shared[system_prompt] = known
         return known
@@ -175,7 +199,7 @@ class LanguageModel:
             InputError: there is no row, or a row is empty.
         """
         prompt = self._prompt(token_ids, system_prompt)
-        out = self._base(
+        out = self.body(
             input_ids=prompt.ids,
             attention_mask=prompt.mask,
             position_ids=prompt.positions,
@@ -205,7 +229,7 @@ class LanguageModel:
         steps = tail.shape[0]
         own = torch.cat((self.embed(prompt.ids), tail.to(self.dtype).expand(batch, -1, -1)), dim=1)  # (B, L + T, H)
         behind = prompt.lengths[:, None] + torch.arange(steps, device=self.device)
-        states = self._base(
+        states = self.body(
             inputs_embeds=own,
             attention_mask=torch.cat((prompt.mask, prompt.mask.new_ones(batch, steps)), dim=1),
             position_ids=torch.cat((prompt.positions, behind), dim=1),
@@ -224,7 +248,7 @@ class LanguageModel:
         if embeddings.dim() == 2:
             embeddings = embeddings.expand(batch, -1, -1)
         steps = embeddings.shape[1]
-        out = self._base(
+        out = self.body(
             inputs_embeds=embeddings.to(self.dtype),
             attention_mask=torch.cat((prefix.mask, prefix.mask.new_ones(batch, steps)), dim=1),
             position_ids=prefix.lengths[:, None] + torch.arange(steps, device=self.device),
@@ -236,14 +260,22 @@ class LanguageModel:
 
     def logits(self, states: Tensor) -> Tensor:
         """Next-token logits (..., V) of last-layer states (..., H); costly, so ask for the positions needed only."""
-        return self.model.get_output_embeddings()(states.to(self.dtype))  # type: ignore[no-any-return]
+        return self._layout.finish_logits(self.model.get_output_embeddings()(states.to(self.dtype)))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings (..., H) of token ids."""
         return self.model.get_input_embeddings()(ids)  # type: ignore[no-any-return]
 
-    def _base(self, **inputs: Any) -> Any:
-        return self.model.model(**inputs)
+    def body(self, **inputs: Any) -> Any:
+        """The model without its output layer; arguments and result are those of ``transformers``.
+
+        Masks (B, n) are turned into what the layers need, also where some of them look back through a window only.
+        """
+        mask = inputs.get("attention_mask")
+        if mask is not None and mask.dim() == 2:
+            given = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+            inputs["attention_mask"] = self._layout.masks(mask, given.shape[1], self.dtype)
+        return self._decoder(**inputs)
 
     def _prompt(self, rows: Sequence[Sequence[int]], system_prompt: str) -> _Prompt:
         """Left-pad B rows of ids behind the shared prefix."""

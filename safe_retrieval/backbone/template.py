@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from safe_retrieval.errors import ModelError
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from safe_retrieval.backbone.tokenizer import TextTokenizer
 
 _MARKER = "\u2983QUERY\u2984"
+
+# Some templates (Llama 3.2, SmolLM3) write today's date into the system turn. An adapter's states would then change
+# from day to day, so the date stands still.
+_TODAY = datetime(2024, 7, 26, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +50,14 @@ def render(tokenizer: TextTokenizer, system_prompt: str) -> PromptTemplate:
     a chat template gets plain paragraphs.
 
     Raises:
-        ModelError: the template changes or repeats the query, so it cannot be cut in two.
+        ModelError: the template changes or repeats the query, so it cannot be cut in two; or it leaves out the system
+            prompt, and with it the policy.
     """
     text = _render_text(tokenizer, system_prompt)
     if text.count(_MARKER) != 1:
         raise ModelError("expected the chat template to contain the query once; this backbone's template does not")
+    if system_prompt.strip() not in text:
+        raise ModelError("expected the chat template to contain the system prompt; this backbone's leaves it out")
     before, _, after = text.partition(_MARKER)
     before_ids = tokenizer.encode_trusted(before)
     if not before_ids:
@@ -65,15 +73,23 @@ def _render_text(tokenizer: TextTokenizer, system_prompt: str) -> str:
         return f"{start}{system_prompt}\n\n{_MARKER}\n\n"
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     try:
-        return _apply(tokenizer, [*system, {"role": "user", "content": _MARKER}])
-    except TemplateError:
-        return _apply(tokenizer, [{"role": "user", "content": f"{system_prompt}\n\n{_MARKER}".strip()}])
+        text = _apply(tokenizer, [*system, {"role": "user", "content": _MARKER}])
+    except TemplateError:  # a template that refuses the role, such as Gemma's
+        text = ""
+    if text and system_prompt.strip() in text:  # others leave the role out without a word
+        return text
+    return _apply(tokenizer, [{"role": "user", "content": f"{system_prompt}\n\n{_MARKER}".strip()}])
 
 
 def _apply(tokenizer: TextTokenizer, messages: list[dict[str, str]]) -> str:
     # enable_thinking=False: Qwen3's template would otherwise open a reasoning block before the answer; templates that
     # do not know the variable ignore it.
     rendered = tokenizer.trusted.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        messages,
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        date_string=_TODAY.strftime("%d %b %Y"),
+        strftime_now=_TODAY.strftime,
     )
     return str(rendered)

@@ -38,14 +38,22 @@ class TextTokenizer:
             )
         self.trusted = tokenizer
         self._plain = _without_added_tokens(tokenizer)
-        self._control_ids = frozenset(tokenizer.added_tokens_decoder)
+        # Added tokens that are not special (Gemma lists runs of spaces as such) may come out of plain text as well.
+        self._control_ids = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
 
     @classmethod
     def load(cls, folder: Path) -> TextTokenizer:
-        """Load from a model folder; never runs code from it."""
+        """Load from a model folder; never runs code from it.
+
+        Raises:
+            ModelError: there is no tokenizer in it, or not a fast one.
+        """
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        try:
+            return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"expected a tokenizer (tokenizer.json) in {folder}: {error}") from error
 
     def encode_text(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
         """Token ids of user texts, each cut to its first ``max_tokens`` tokens; no control token can occur."""
@@ -78,7 +86,7 @@ class TextTokenizer:
     def pad_id(self) -> int:
         """An id to fill with where the attention mask is 0; which one does not matter."""
         pad = self.trusted.pad_token_id
-        return int(pad if pad is not None else self.end_ids[0])
+        return int(pad if pad is not None else next(iter(self.end_ids), 0))
 
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
@@ -88,4 +96,11 @@ def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
     description["added_tokens"] = []
     description["post_processor"] = None
     description["padding"] = description["truncation"] = None
+    if description["model"]["type"] == "Unigram":
+        # Its pieces match as they stand, so "</s>" in a text would be the end token: such pieces are renamed to
+        # what cleaned text cannot contain. Merges of the other kinds never lead to a control token.
+        vocabulary = description["model"]["vocab"]
+        for index, token in tokenizer.added_tokens_decoder.items():
+            if token.special and index < len(vocabulary):
+                vocabulary[index][0] = f"\0{index}"
     return Tokenizer.from_str(json.dumps(description))

@@ -6,6 +6,7 @@ sampled answers and the query's own vector are averaged; both are options here. 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -129,27 +130,29 @@ class HydeEncoder:
 
     def answers(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> list[list[str]]:
         """The answers themselves, ``samples`` a query, in input order."""
-        import torch
-
         from safe_retrieval.backbone.generate import generate
 
         cleaned = clean_texts(texts)
         prompt = self.policy.system_prompt
         ids = self.model.token_ids(cleaned, prompt)
-        generator = torch.Generator(self.model.device).manual_seed(self._seed)
         out: list[list[str]] = [[] for _ in cleaned]
         with progress_bar(len(cleaned), f"Answering with {self.model.name}", show=progress) as advance:
             for batch in length_sorted_batches([len(row) for row in ids], batch_size=batch_size):
                 prefix = self.model.prefix_pass([ids[row] for row in batch], prompt)
-                for _ in range(self.samples):
+                for sample in range(self.samples):
                     written = generate(
                         self.model,
                         prefix,
                         max_new_tokens=self.max_new_tokens,
                         temperature=self._temperature,
-                        generator=generator,
+                        seeds=[_seed(self._seed, sample, cleaned[row]) for row in batch],
                     )
                     for row, new in zip(batch, written, strict=True):
                         out[row].append(self.model.tokenizer.decode(new).strip())
                 advance(len(batch))
         return out
+
+
+def _seed(seed: int, sample: int, text: str) -> int:
+    """A seed of each text's own: what is sampled for it does not depend on the texts around it."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{sample}\n{text}".encode()).digest()[:7], "big")
