@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -34,6 +35,21 @@ def sha256_of(path: Path) -> str:
 def digest_of(path: Path) -> FileDigest:
     """Size and SHA-256 of a file."""
     return FileDigest(path.stat().st_size, sha256_of(path))
+
+
+def size_under(folder: Path) -> int:
+    """Bytes of all files under ``folder``, which another process may be changing meanwhile.
+
+    ``os.walk`` passes over a folder that vanishes between being listed and being entered; ``Path.rglob`` raises.
+    """
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(parent) / name).lstat().st_size
+            except FileNotFoundError:
+                continue  # gone since the listing
+    return total
 
 
 def is_model_file(relative: str) -> bool:

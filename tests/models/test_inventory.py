@@ -10,6 +10,7 @@ from filelock import FileLock
 from safe_retrieval.errors import ModelNotFoundError
 from safe_retrieval.models import inventory
 from safe_retrieval.models.cache import MANIFEST_NAME, Manifest, Slot, digests
+from safe_retrieval.models.digest import size_under
 from safe_retrieval.models.inventory import Pruned, PrunedKind
 
 
@@ -77,7 +78,7 @@ def test_prune_removes_partials_and_what_is_named(folder: Path, home: Path, stan
     (partial / "artifact").write_bytes(b"x" * 1_000)
     assert inventory.prune() == (Pruned("someone--else", PrunedKind.PARTIAL, 1_000),)
     assert folder.is_dir()
-    size = inventory.size_under(folder)
+    size = size_under(folder)
     assert inventory.prune([stand_in.record.name]) == (Pruned(stand_in.record.name, PrunedKind.MODEL, size),)
     assert not folder.exists()
     with pytest.raises(ModelNotFoundError):
