@@ -17,6 +17,9 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run; see docs/training.md.")],
     *,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+    answered_only: Annotated[
+        bool, typer.Option("--answered-only", help="Train on the responses that are there; generate no more.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a response adapter, or go on with a run that was stopped.
@@ -30,7 +33,7 @@ def train(
     from safe_retrieval.training.trainer import train as run
 
     try:
-        folder = run(settings, offline=offline)
+        folder = run(settings, offline=offline, answered_only=answered_only)
     except KeyboardInterrupt:
         err().print("stopped; the same command goes on where it stopped", markup=False, highlight=False)
         raise typer.Exit(_STOPPED_BY_USER) from None

@@ -30,7 +30,7 @@ class Checkpoints:
 
     Args:
         folder: the run's folder.
-        settings_hash: hash of all settings; a checkpoint of other settings is refused.
+        settings_hash: hash of all settings and of what is trained on; a checkpoint of others is refused.
     """
 
     def __init__(self, folder: Path, settings_hash: str) -> None:
@@ -58,7 +58,7 @@ class Checkpoints:
         metadata = self._read()[0]
         if metadata["settings"] != self._hash:
             raise TrainingError(
-                f"{self._file} belongs to a run with other settings; give another 'out' folder, or delete this one"
+                f"{self._file} belongs to other settings or other responses; give another 'out' folder, or delete it"
             )
         return Position(metadata["phase"], int(metadata["step"]))
 

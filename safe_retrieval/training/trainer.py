@@ -44,7 +44,7 @@ from safe_retrieval.training.phases import HEADS, JOINT, PHASES, Examples, Run, 
 from safe_retrieval.training.prefix_cache import PrefixCache
 from safe_retrieval.training.queries import TrainingQuery, evaluation_texts, read_queries, sample, without
 from safe_retrieval.training.refusal import FittedRefusal, fit_refusal, refusal_tokens
-from safe_retrieval.training.responses import Response, generate_responses, sha256_of
+from safe_retrieval.training.responses import Response, generate_responses, read_responses, sha256_of
 from safe_retrieval.training.teachers import Teacher, load_teacher
 
 
@@ -61,8 +61,13 @@ class Prepared:
     held_out: list[Response]
 
 
-def train(config: TrainingConfig, *, offline: bool = False) -> Path:
+def train(config: TrainingConfig, *, offline: bool = False, answered_only: bool = False) -> Path:
     """Carry a run out, or go on with it; returns the adapter's folder, ``<out>/adapter``.
+
+    Args:
+        config: the run.
+        offline: open no connection.
+        answered_only: train on the queries that the responses file answers already, and generate nothing.
 
     Raises:
         TrainingError: the run's folder belongs to other settings, or there is too little to train on.
@@ -70,7 +75,7 @@ def train(config: TrainingConfig, *, offline: bool = False) -> Path:
         DataError: a query file is broken.
     """
     began = time.monotonic()
-    prepared = prepare(config, offline=offline)
+    prepared = prepare(config, offline=offline, answered_only=answered_only)
     run = _start(prepared)
     resumed = run.checkpoints.position()
     if resumed is None or resumed.phase == JOINT:
@@ -87,7 +92,7 @@ def train(config: TrainingConfig, *, offline: bool = False) -> Path:
     return folder
 
 
-def prepare(config: TrainingConfig, *, offline: bool = False) -> Prepared:
+def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: bool = False) -> Prepared:
     """Load the models and make sure every query has its response; resumable by itself."""
     model = LanguageModel.load(config.backbone, offline=offline)
     policy = policy_from(config.policy)
@@ -95,11 +100,15 @@ def prepare(config: TrainingConfig, *, offline: bool = False) -> Prepared:
     prefixes = PrefixCache(
         model, policy.system_prompt, config.out / "prefixes", max_bytes=int(config.prefix_gigabytes * 2**30)
     )
+    queries, file = choose_queries(config), config.responses_file or config.out / "responses.jsonl"
+    if answered_only:
+        answered = {row.query for row in read_responses(file)[1]}
+        queries = [query for query in queries if query.text in answered]
     responses = generate_responses(
         model,
-        choose_queries(config),
+        queries,
         policy,
-        config.responses_file or config.out / "responses.jsonl",
+        file,
         max_new_tokens=config.responses.max_new_tokens,
         batch_size=config.responses.batch_size,
         workers=config.optimiser.workers,
@@ -129,8 +138,8 @@ def choose_queries(config: TrainingConfig) -> list[TrainingQuery]:
 def _start(prepared: Prepared) -> Run:
     config, model = prepared.config, prepared.model
     torch.manual_seed(config.seed)
-    settings_hash = hashlib.sha256(config.model_dump_json(exclude={"out"}).encode()).hexdigest()
-    checkpoints = Checkpoints(config.out, settings_hash)
+    identity = f"{config.model_dump_json(exclude={'out'})}\n{sha256_of(prepared.training)}"
+    checkpoints = Checkpoints(config.out, hashlib.sha256(identity.encode()).hexdigest())
     return Run(
         model=model,
         adapter=_new_adapter(prepared),
