@@ -167,7 +167,7 @@ def test_a_hub_that_is_silent_is_given_up_after_five_seconds(monkeypatch: pytest
 
 
 def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://[broken")
+    monkeypatch.setenv("HF_ENDPOINT", "no-scheme")
     with pytest.raises(DownloadError, match="the hub does not answer"):
         hub.list_snapshot(REPO, "main")
 
