@@ -1,0 +1,1 @@
+"""What reproduces every figure in the documentation. Imports ``safe_retrieval``, never the other way."""
