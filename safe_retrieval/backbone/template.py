@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from safe_retrieval.errors import ModelError
@@ -19,8 +18,10 @@ if TYPE_CHECKING:
 _MARKER = "\u2983QUERY\u2984"
 
 # Some templates (Llama 3.2, SmolLM3) write today's date into the system turn. An adapter's states would then change
-# from day to day, so the date stands still.
-_TODAY = datetime(2024, 7, 26, tzinfo=UTC)
+# from day to day, so the date stands still: as a variable where the template asks for one, and as a macro that hides
+# the function of that name.
+_DAY = "26 Jul 2024"
+_STILL = f"{{% macro strftime_now(style) %}}{_DAY}{{% endmacro %}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +85,13 @@ def _render_text(tokenizer: TextTokenizer, system_prompt: str) -> str:
 def _apply(tokenizer: TextTokenizer, messages: list[dict[str, str]]) -> str:
     # enable_thinking=False: Qwen3's template would otherwise open a reasoning block before the answer; templates that
     # do not know the variable ignore it.
+    own = tokenizer.trusted.chat_template
     rendered = tokenizer.trusted.apply_chat_template(
         messages,
+        chat_template=_STILL + own if "strftime_now" in own else own,
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,
-        date_string=_TODAY.strftime("%d %b %Y"),
-        strftime_now=_TODAY.strftime,
+        date_string=_DAY,
     )
     return str(rendered)

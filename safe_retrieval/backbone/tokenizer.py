@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
 
 class TextTokenizer:
     """Tokenizes user text as plain text, and trusted template text with control tokens.
@@ -50,10 +52,13 @@ class TextTokenizer:
         """
         from transformers import AutoTokenizer
 
+        # transformers makes an empty tokenizer of the model's kind where there is none.
+        if not any((folder / name).is_file() for name in _VOCABULARIES):
+            raise ModelError(f"expected a tokenizer in {folder} ({', '.join(_VOCABULARIES)}), found none")
         try:
             return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         except (OSError, ValueError) as error:
-            raise ModelError(f"expected a tokenizer (tokenizer.json) in {folder}: {error}") from error
+            raise ModelError(f"the tokenizer in {folder} cannot be loaded: {error}") from error
 
     def encode_text(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
         """Token ids of user texts, each cut to its first ``max_tokens`` tokens; no control token can occur."""
