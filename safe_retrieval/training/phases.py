@@ -86,7 +86,7 @@ def joint_phase(run: Run, start: int) -> None:
         soft = run.adapter.soft_prompt(projected[[place for place, _ in chosen]])
         responses = [run.training.responses[row][: run.loss.reconstruction_tokens] for _, row in chosen]
         value = losses.reconstruction(run.model, soft, responses)
-        return total + run.loss.reconstruction_weight * value, report._replace(reconstruction=float(value))
+        return total + run.loss.reconstruction_weight * value, report._replace(reconstruction=value.item())
 
     settings = run.optimiser
     parameters = list(run.adapter.parameters())
@@ -211,9 +211,9 @@ def _alignment(run: Run, projected: Tensor, targets: Tensor) -> tuple[Tensor, Re
     alignment = measure(vectors, targets)
     total = run.loss.alignment_weight * alignment
     if run.loss.contrast_weight == 0:
-        return total, Report(float(alignment), None, None)
+        return total, Report(alignment.item(), None, None)
     apart = losses.contrast(vectors, targets, run.loss.contrast_temperature)
-    return total + run.loss.contrast_weight * apart, Report(float(alignment), float(apart), None)
+    return total + run.loss.contrast_weight * apart, Report(alignment.item(), apart.item(), None)
 
 
 @torch.no_grad()
