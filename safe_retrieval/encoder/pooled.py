@@ -1,0 +1,138 @@
+"""A language model's last-layer states over a text, averaged: the simplest embedding that a backbone has.
+
+Nothing is trained and nothing stands around the text. With ``bidirectional`` every position sees every other, as
+LLM2Vec does (BehnamGhader et al., arXiv 2404.05961); without it a position sees what stands before it, so the first
+words know nothing of the last. Echo embeddings (:mod:`safe_retrieval.encoder.echo`) mend that by saying the text twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from safe_retrieval.encoder.input import unit_rows
+from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
+from safe_retrieval.types import FloatMatrix, QueryEncoding
+
+if TYPE_CHECKING:
+    from safe_retrieval.backbone.language_model import LanguageModel
+
+MAX_TOKENS = 512
+_TOKEN_BUDGET = 8192
+
+
+class PooledEncoder:
+    """Mean over a text's last-layer states, as an :class:`~safe_retrieval.types.Encoder` without a verdict.
+
+    Queries and documents are treated alike; a text's first 512 tokens are read.
+
+    Args:
+        model: the language model.
+        bidirectional: let every position see every other.
+    """
+
+    def __init__(self, model: LanguageModel, *, bidirectional: bool = False) -> None:
+        self.model = model
+        self.bidirectional = bidirectional
+
+    @property
+    def name(self) -> str:
+        """The model's name and how it is read."""
+        return f"{self.model.name} ({'bidirectional ' if self.bidirectional else ''}mean)"
+
+    @property
+    def dimension(self) -> int:
+        """Width of the model."""
+        return self.model.hidden_size
+
+    @property
+    def space(self) -> str:
+        """Fingerprint over the weights and the pooling."""
+        return self._fingerprint(f"mean\n{self.bidirectional}")
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
+        """Encode queries; ``refusal`` is ``None``."""
+        return QueryEncoding(self.encode_documents(texts, batch_size=batch_size, progress=progress), None)
+
+    def encode_queries(
+        self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
+    ) -> FloatMatrix:
+        """Encode queries; (n, H) float32, unit norm."""
+        return self.encode_documents(texts, batch_size=batch_size, progress=progress)
+
+    def encode_documents(
+        self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
+    ) -> FloatMatrix:
+        """Encode texts; (n, H) float32, unit norm.
+
+        Raises:
+            InputError: a text is not a string, or the model gives no finite direction for it.
+        """
+        rows, starts = self._rows(clean_texts(texts))
+        out = np.empty((len(rows), self.dimension), dtype=np.float32)
+        batches = length_sorted_batches([len(row) for row in rows], batch_size=batch_size, token_budget=_TOKEN_BUDGET)
+        with progress_bar(len(rows), f"Encoding with {self.name}", show=progress) as advance:
+            for batch in batches:
+                out[batch] = mean_states(
+                    self.model,
+                    [rows[row] for row in batch],
+                    starts=[starts[row] for row in batch],
+                    bidirectional=self.bidirectional,
+                )
+                advance(len(batch))
+        return unit_rows(out)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Positions that the model runs for each text."""
+        return [len(row) for row in self._rows(clean_texts(texts))[0]]
+
+    def _rows(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Token ids of each text, and from where on states are averaged."""
+        rows = self.model.tokenizer.encode_text(texts, max_tokens=MAX_TOKENS)
+        return rows, [0] * len(rows)
+
+    def _fingerprint(self, pooling: str) -> str:
+        return "sha256:" + hashlib.sha256(f"{self.model.fingerprint}\n{pooling}".encode()).hexdigest()
+
+
+def mean_states(
+    model: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    *,
+    starts: Sequence[int] | None = None,
+    bidirectional: bool = False,
+) -> FloatMatrix:
+    """Mean over the last-layer states (after the final norm) of each row from its start on; (B, H) float32.
+
+    Args:
+        model: the language model.
+        rows: B rows of token ids, none empty.
+        starts: first position of each row that counts; ``None`` counts all.
+        bidirectional: let every position see every other.
+    """
+    import torch
+
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), model.tokenizer.pad_id)
+    real = torch.zeros((len(rows), width), dtype=torch.bool)
+    counted = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):  # right padding: causal attention never looks at what stands after a position
+        ids[i, : len(row)] = torch.tensor(row)
+        real[i, : len(row)] = True
+        counted[i, starts[i] if starts else 0 : len(row)] = True
+    ids, real, counted = ids.to(model.device), real.to(model.device), counted.to(model.device)
+    mask = real
+    if bidirectional:
+        # A 4-d mask is added to the scores as it is, so one that hides only padding lets every token see all.
+        hidden = torch.finfo(model.dtype).min
+        mask = torch.zeros(real.shape, dtype=model.dtype, device=real.device).masked_fill(~real, hidden)
+        mask = mask[:, None, None, :].expand(-1, 1, width, -1)
+    with torch.inference_mode():
+        states = model.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        weights = counted[..., None].float()
+        pooled: FloatMatrix = ((states.float() * weights).sum(1) / weights.sum(1)).cpu().numpy()
+    return pooled
