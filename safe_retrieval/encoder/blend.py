@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 class BlendWeight(NamedTuple):
     """Share of the response vector: ``answered`` at refusal probability 0, ``refused`` at 1, a logistic step between.
 
+    The step is stretched so that both ends are met exactly.
+
     Attributes:
         answered: share in [0, 1] where the backbone would answer.
         refused: share in [0, 1] where it would refuse.
-        sharpness: slope of the step at its middle; 0 would be a straight line, larger is steeper.
-        middle: refusal probability at which the share is half way.
+        sharpness: steepness of the step, above 0; small values come near a straight line.
+        middle: refusal probability at which the step is steepest.
     """
 
     answered: float = 0.2
@@ -37,7 +39,10 @@ class BlendWeight(NamedTuple):
 
     def of(self, refusal: FloatVector) -> FloatVector:
         """(n,) shares for (n,) refusal probabilities."""
-        step = 1.0 / (1.0 + np.exp(-self.sharpness * (refusal - self.middle)))
+        from scipy.special import expit
+
+        low, high = expit(self.sharpness * (np.array([0.0, 1.0]) - self.middle))
+        step = (expit(self.sharpness * (refusal.astype(np.float64) - self.middle)) - low) / (high - low)
         share: FloatVector = (self.answered + (self.refused - self.answered) * step).astype(np.float32)
         return share
 
@@ -52,7 +57,7 @@ class BlendEncoder:
 
     Raises:
         EncoderMismatchError: the two do not speak the same space.
-        InputError: a share lies outside [0, 1].
+        InputError: a share lies outside [0, 1], or the step has no slope.
     """
 
     def __init__(self, response: ResponseEncoder, input: Encoder, *, weight: BlendWeight | None = None) -> None:  # noqa: A002  # the field's word
@@ -64,6 +69,8 @@ class BlendEncoder:
         self.weight = weight or BlendWeight()
         if not (0 <= self.weight.answered <= 1 and 0 <= self.weight.refused <= 1):
             raise InputError(f"expected shares between 0 and 1, got {self.weight}")
+        if self.weight.sharpness <= 0:
+            raise InputError(f"expected a sharpness above 0, got {self.weight.sharpness}")
         self._response, self._input = response, input
 
     @property

@@ -58,7 +58,7 @@ class HydeEncoder:
             raise InputError(f"expected at least one sample a query, got {samples}")
         self.model, self.policy = model, policy
         self.samples, self.max_new_tokens, self.include_query = samples, max_new_tokens, include_query
-        self._documents = document_encoder
+        self.document_encoder = document_encoder
         self._temperature = temperature if samples > 1 else 0.0
         self._seed = seed
 
@@ -93,26 +93,26 @@ class HydeEncoder:
     @property
     def name(self) -> str:
         """For people."""
-        return f"HyDE-{self.samples} by {self.model.name} to {self._documents.name}"
+        return f"HyDE-{self.samples} by {self.model.name} to {self.document_encoder.name}"
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
-        return self._documents.dimension
+        return self.document_encoder.dimension
 
     @property
     def space(self) -> str:
         """The document encoder's space."""
-        return self._documents.space
+        return self.document_encoder.space
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         """Encode queries by generation: (n, D) unit vectors; ``refusal`` (n,) is the share of answers that refuse."""
         answers = self.answers(texts, batch_size=batch_size, progress=progress)
         flat = [answer for own in answers for answer in own]
-        vectors = self._documents.encode_documents(flat, batch_size=batch_size, progress=False)
+        vectors = self.document_encoder.encode_documents(flat, batch_size=batch_size, progress=False)
         mean = vectors.reshape(len(answers), self.samples, self.dimension).sum(1)
         if self.include_query and len(answers):
-            mean = mean + self._documents.encode_queries(texts, batch_size=batch_size, progress=False)
+            mean = mean + self.document_encoder.encode_queries(texts, batch_size=batch_size, progress=False)
         refusal = np.array([np.mean([is_refusal(answer) for answer in own]) for own in answers], dtype=np.float32)
         return QueryEncoding(unit_rows(mean), refusal)
 
@@ -126,7 +126,7 @@ class HydeEncoder:
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
     ) -> FloatMatrix:
         """Encode documents with the document encoder; (n, D) float32, unit norm."""
-        return self._documents.encode_documents(texts, batch_size=batch_size, progress=progress)
+        return self.document_encoder.encode_documents(texts, batch_size=batch_size, progress=progress)
 
     def answers(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> list[list[str]]:
         """The answers themselves, ``samples`` a query, in input order."""

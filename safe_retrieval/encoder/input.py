@@ -118,6 +118,18 @@ class InputEncoder:
         """Fingerprint of the model, its prompts and normalisation; see :func:`space_fingerprint`."""
         return self._space
 
+    @property
+    def transformer(self) -> Any:
+        """The ``transformers`` model inside, for its sizes."""
+        return self._model.transformers_model
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Positions that the model runs for each query, its prompt and special tokens included."""
+        prompted = [self.query_prompt + text for text in clean_texts(texts, max_characters=self._max_characters)]
+        bound = self._model.max_seq_length
+        ids = self._model.tokenizer(prompted, truncation=bound is not None, max_length=bound)["input_ids"]
+        return [len(row) for row in ids]
+
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         """Encode queries; ``refusal`` is ``None``, since such a model has no verdict."""
         return QueryEncoding(self.encode_queries(texts, batch_size=batch_size, progress=progress), None)

@@ -1,13 +1,14 @@
 """A response adapter on disk: ``adapter.safetensors`` and ``adapter.json``, nothing that could run code.
 
 The JSON says what the weights belong to (backbone, teacher, policy, template, each with its hash) and how they were
-trained; it is written last, so a folder without it is not an adapter. The weights' own SHA-256 stands in it: a flipped
-byte is found before anything is loaded.
+trained; it is written last, so a folder without it is not an adapter. The SHA-256 of the weights stands in it, and its
+own as well: a flipped byte anywhere is found before anything is loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safe_retrieval.encoder.adapter import AdapterShape, RefusalHead, ResponseAdapter
 from safe_retrieval.encoder.policy import ResponsePolicy
-from safe_retrieval.errors import AdapterFormatError
+from safe_retrieval.errors import AdapterError, AdapterFormatError
 
 VERSION = 1
 _WEIGHTS, _RECORD = "adapter.safetensors", "adapter.json"
@@ -68,7 +69,10 @@ class RefusalRecord(BaseModel):
 
 
 class AdapterRecord(BaseModel):
-    """Contents of ``adapter.json``."""
+    """Contents of ``adapter.json``.
+
+    ``record_sha256`` is the hash of all the rest as canonical JSON (sorted keys, no spaces, UTF-8).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,6 +86,7 @@ class AdapterRecord(BaseModel):
     refusal: RefusalRecord
     training: dict[str, Any] = {}
     weights_sha256: str = ""
+    record_sha256: str = ""
 
 
 class LoadedAdapter(NamedTuple):
@@ -98,29 +103,57 @@ class LoadedAdapter(NamedTuple):
 
 
 def save_adapter(folder: Path, adapter: ResponseAdapter, refusal: RefusalHead, record: AdapterRecord) -> AdapterRecord:
-    """Write an adapter; weights in float16, which keeps three digits of them in half the bytes.
+    """Write an adapter; matrices in float16, which keeps three digits of them in half the bytes.
 
-    Returns the record as written, with the hash of the weights filled in.
+    Returns the record as written, with the hashes filled in.
+
+    Raises:
+        AdapterError: a weight is not finite, or too large for float16.
     """
     import torch
     from safetensors.torch import save
 
     tensors = {f"adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}
     tensors |= {f"refusal.{name}": tensor for name, tensor in refusal.state_dict().items()}
-    # Scalars (scales, calibration) cost nothing and decide a lot: they stay in float32.
-    weights = save(
-        {
-            name: tensor.detach().cpu().contiguous().to(torch.float16 if tensor.dim() else torch.float32)
-            for name, tensor in sorted(tensors.items())
-        }
-    )
-    written = record.model_copy(update={"weights_sha256": "sha256:" + hashlib.sha256(weights).hexdigest()})
+    # Scalars and vectors (scales, calibration, the refusal head) cost nothing and decide a lot: they stay in float32.
+    kept = {
+        name: tensor.detach().cpu().contiguous().to(torch.float16 if tensor.dim() > 1 else torch.float32)
+        for name, tensor in sorted(tensors.items())
+    }
+    broken = [name for name, tensor in kept.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise AdapterError(f"the adapter's {broken[0]} is not finite in {kept[broken[0]].dtype}; train it anew")
+    weights = save(kept)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in ((_WEIGHTS, weights), (_RECORD, written.model_dump_json(indent=2).encode() + b"\n")):
-        partial = folder / f"{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(folder / name)
-    return written
+    _replace(folder / _WEIGHTS, weights)
+    return write_record(folder, record.model_copy(update={"weights_sha256": _sha256(weights)}))
+
+
+def write_record(folder: Path, record: AdapterRecord) -> AdapterRecord:
+    """Write ``adapter.json`` beside weights that are there, its own hash filled in; returns it as written."""
+    content = record.model_dump(mode="json", exclude={"record_sha256"})
+    content["record_sha256"] = _hash_of(content)
+    _replace(folder / _RECORD, _rendered(content))
+    return AdapterRecord.model_validate(content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _sha256(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def _hash_of(content: dict[str, Any]) -> str:
+    rest = {key: value for key, value in content.items() if key != "record_sha256"}
+    return _sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def _rendered(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def load_adapter(folder: str | Path) -> LoadedAdapter:
@@ -129,15 +162,18 @@ def load_adapter(folder: str | Path) -> LoadedAdapter:
     Raises:
         AdapterFormatError: a file is missing, truncated, altered or of an unknown version; the message names it.
     """
+    import torch
+
     folder = Path(folder)
     record = _read_record(folder / _RECORD)
     tensors = _read_weights(folder / _WEIGHTS, record)
-    adapter = ResponseAdapter(record.shape)
-    refusal = RefusalHead(record.shape.hidden_size, record.refusal.first_tokens)
+    with torch.device("meta"):  # the file brings the tensors: nothing is drawn at random or allocated before
+        adapter = ResponseAdapter(record.shape)
+        refusal = RefusalHead(record.shape.hidden_size, record.refusal.first_tokens)
     for prefix, module in (("adapter.", adapter), ("refusal.", refusal)):
         own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         try:
-            module.load_state_dict(own)
+            module.load_state_dict(own, assign=True)
         except RuntimeError as error:
             raise AdapterFormatError(
                 f"{folder / _WEIGHTS} does not hold the tensors that {_RECORD} describes; get it again ({error})"
@@ -147,7 +183,9 @@ def load_adapter(folder: str | Path) -> LoadedAdapter:
 
 def _read_record(path: Path) -> AdapterRecord:
     try:
-        return AdapterRecord.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        content = json.loads(text)
+        record = AdapterRecord.model_validate(content)
     except OSError as error:
         raise AdapterFormatError(f"expected an adapter folder with {_RECORD}: {error}") from error
     except ValidationError as error:
@@ -156,6 +194,15 @@ def _read_record(path: Path) -> AdapterRecord:
         raise AdapterFormatError(
             f"{path} is not an adapter record of version {VERSION} ({place}: {first['msg']}); get the adapter again"
         ) from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise AdapterFormatError(f"{path} is truncated or altered ({error}); get the adapter again") from error
+    # The hash is over the contents; that the bytes are as written shows what a flip in the white space would hide.
+    if record.record_sha256 != _hash_of(content) or text != _rendered(content):
+        raise AdapterFormatError(
+            f"{path} is altered: it does not match its own hash, {record.record_sha256 or 'which is missing'}; get the "
+            "adapter again, or write a changed record with safe_retrieval.encoder.persistence.write_record"
+        )
+    return record
 
 
 def _read_weights(path: Path, record: AdapterRecord) -> dict[str, Any]:
@@ -167,7 +214,7 @@ def _read_weights(path: Path, record: AdapterRecord) -> dict[str, Any]:
         content = path.read_bytes()
     except OSError as error:
         raise AdapterFormatError(f"expected the adapter's weights beside {_RECORD}: {error}") from error
-    found = "sha256:" + hashlib.sha256(content).hexdigest()
+    found = _sha256(content)
     if found != record.weights_sha256:
         raise AdapterFormatError(
             f"{path} is truncated or altered (expected {record.weights_sha256}, got {found}); get the adapter again"

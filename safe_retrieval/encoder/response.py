@@ -22,8 +22,8 @@ from safe_retrieval.encoder.policy import ResponsePolicy, policy_from
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.shipped import shipped_adapter
 from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
-from safe_retrieval.errors import BackboneMismatchError, InputError
-from safe_retrieval.types import FloatMatrix, QueryEncoding
+from safe_retrieval.errors import BackboneMismatchError, ModelError
+from safe_retrieval.types import FloatMatrix, FloatVector, QueryEncoding
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class Compression(NamedTuple):
     """
 
     vectors: FloatMatrix
-    refusal: FloatMatrix
+    refusal: FloatVector
     projected: Tensor
 
 
@@ -61,7 +61,7 @@ class ResponseEncoder:
             it is from the trained one the less the embedding can be relied on.
 
     Raises:
-        BackboneMismatchError: the adapter belongs to other weights.
+        BackboneMismatchError: the adapter belongs to other weights, or to another tokenizer or chat template.
     """
 
     def __init__(self, model: LanguageModel, loaded: LoadedAdapter, *, policy: ResponsePolicy | None = None) -> None:
@@ -71,6 +71,7 @@ class ResponseEncoder:
                 f"the adapter was trained for {wanted.name} ({wanted.fingerprint}), got {model.name} "
                 f"({model.fingerprint}); load that backbone, or train an adapter for this one"
             )
+        _check_template(model, loaded)
         self.model = model
         self.record = loaded.record
         self.fingerprint = loaded.fingerprint
@@ -134,6 +135,7 @@ class ResponseEncoder:
 
         Raises:
             InputError: a text is not a string.
+            ModelError: the backbone's numbers overflow.
         """
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         refusal = np.empty(len(texts), dtype=np.float32)
@@ -208,5 +210,18 @@ class ResponseEncoder:
             vectors = self._adapter.align(projected).cpu().numpy()
             refusal = self._refusal(features).cpu().numpy()
         if not np.isfinite(vectors).all():
-            raise InputError("the backbone gave states that are not finite; load it in float32 (dtype='float32')")
+            raise ModelError(f"{self.model.name} gave states that are not finite in {self.model.dtype}; use float32")
         return Compression(unit_rows(vectors), refusal, projected)
+
+
+def _check_template(model: LanguageModel, loaded: LoadedAdapter) -> None:
+    """A query's states depend on the text around it, so equal weights with another chat template do not do."""
+    from safe_retrieval.backbone.template import render
+
+    wanted = loaded.record.template_sha256
+    found = render(model.tokenizer, loaded.record.policy.system_prompt).sha256
+    if found != wanted:
+        raise BackboneMismatchError(
+            f"the adapter was trained behind the prompt {wanted}, and the chat template of {model.name} makes {found} "
+            "of its policy; load the backbone with the tokenizer it was published with, or train an adapter for it"
+        )

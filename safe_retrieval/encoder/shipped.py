@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safe_retrieval.errors import AdapterError
+from safe_retrieval.models import catalog
 from safe_retrieval.models.catalog import DEFAULT_BACKBONE, DEFAULT_DOCUMENT_ENCODER
 
 _HOME = Path(__file__).resolve().parent.parent / "adapters"
@@ -21,10 +22,17 @@ def shipped_adapter(backbone: str | None = None, teacher: str = DEFAULT_DOCUMENT
     Raises:
         AdapterError: none is shipped for that backbone.
     """
-    folder = _HOME / f"{backbone or DEFAULT_BACKBONE}--{teacher}"
-    if not (folder / "adapter.json").is_file():
+    names = [_catalog_name(name) for name in (backbone or DEFAULT_BACKBONE, teacher)]
+    wanted = "--".join(names)
+    if wanted not in shipped_adapters():
+        there = ", ".join(shipped_adapters()) or "none"
         raise AdapterError(
-            f"no adapter is shipped for {backbone or DEFAULT_BACKBONE} and {teacher} (shipped: "
-            f"{', '.join(shipped_adapters()) or 'none'}); give an adapter folder, or train one (safe-retrieval train)"
+            f"no adapter is shipped for {names[0]} and {names[1]} (shipped: {there}); "
+            "give an adapter folder, or train one (safe-retrieval train)"
         )
-    return folder
+    return _HOME / wanted
+
+
+def _catalog_name(name: str) -> str:
+    record = catalog.find(name)
+    return name if record is None else record.name

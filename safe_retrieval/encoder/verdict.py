@@ -14,6 +14,7 @@ _VERBS = (
     r"(?:assist|help|provide|support|offer|give|answer|fulfil|comply|engage|discuss|create|write|generate|condone"
     r"|encourage|recommend|do\s+that|participate|share|teach|promote|in\s+good\s+conscience)"
 )
+_NO_SYMPATHY = r"(?!\s+(?:to\s+hear|for\s+your|that\s+you|you)\b)"
 _UNABLE = r"(?:not\s+able|unable|not\s+(?:programmed|designed|allowed|comfortable))"
 _FORBIDDEN = (
     r"(?:illegal|unethical|inappropriate|against\s+the\s+law"
@@ -23,12 +24,14 @@ _FORBIDDEN = (
 _REFUSAL = re.compile(
     "|".join(
         (
-            r"^\W*(?:i'?\s?a?m\s+(?:(?:really|very|truly|so)\s+)?sorry|sorry(?:[,.!]|\s+but)|my\s+apologies|i\s+apologi[sz]e)",
+            rf"^\W*(?:i'?\s?a?m\s+(?:(?:really|very|truly|so)\s+)?sorry{_NO_SYMPATHY})",
+            r"^\W*(?:sorry(?:[,.!]|\s+but)|my\s+apologies|i\s+apologi[sz]e)",
             rf"\b(?:i|we)\s+(?:can\s?not|can't)\s+{_VERBS}",
             rf"\b(?:i|we)(?:\s+am|\s+are|'m|'re)\s+{_UNABLE}",
-            rf"\bi\s+(?:do\s+not|don't|won't|will\s+not|must)\s+(?:refuse|decline|{_VERBS})",
+            rf"\bi\s+(?:do\s+not|don't|won't|will\s+not)\s+{_VERBS}",
+            r"\bi\s+(?:must|have\s+to)\s+(?:refuse|decline)",
             r"^\W*as\s+an?\s+(?:ai|artificial|language|responsible|ethical|helpful)\b.{0,80}?\b(?:can't|can\s?not|don't|do\s+not|am\s+not)\b",
-            rf"^\W*it\s+is\s+{_FORBIDDEN}",
+            rf"^\W*it(?:\s+is|'s)\s+{_FORBIDDEN}",
         )
     ),
     re.IGNORECASE | re.DOTALL,

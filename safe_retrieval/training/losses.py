@@ -57,6 +57,6 @@ def reconstruction(model: LanguageModel, soft_prompts: Tensor, responses: Sequen
     ids, label = ids.to(model.device), label.to(model.device)
     # Right padding is safe here: causal attention never looks at what stands after a position.
     inputs = torch.cat((soft_prompts.to(model.dtype), model.embed(ids[:, :-1])), dim=1)  # (B, R + n - 1, H)
-    states = model.model.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+    states = model.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
     predicting = states[:, width - 1 :]  # (B, n, H): the state before each response token
     return functional.cross_entropy(model.logits(predicting[label]).float(), ids[label])
