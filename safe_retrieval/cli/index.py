@@ -1,27 +1,37 @@
-"""``safe-retrieval index``: build an index folder, say what is in it, look for faults."""
+"""``safe-retrieval index``: build an index folder, change it, say what is in it, look for faults."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from safe_retrieval.cli._common import err, out, print_json
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
+from safe_retrieval.types import Document
 
-app = typer.Typer(help="Build, describe and verify index folders.", no_args_is_help=True)
+app = typer.Typer(help="Build, change, describe and verify index folders.", no_args_is_help=True)
 
+_CHUNK = 512
+"""Documents that become visible at once."""
+
+CorpusPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CORPUS",
+        help="A .jsonl, .csv or .tsv file (.gz too) with _id, text, title; or a BEIR folder.",
+        show_default=False,
+    ),
+]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.", show_default=False)]
 
 
 @app.command()
 def build(
-    corpus: Annotated[
-        Path,
-        typer.Argument(help="A .jsonl, .csv or .tsv file (.gz too) with _id, text, title; or a BEIR folder."),
-    ],
+    corpus: CorpusPath,
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the index; an index there is replaced.")],
     *,
     encoder: Annotated[
@@ -46,12 +56,9 @@ def build(
     document_encoder = InputEncoder.load(encoder, offline=offline)
     manifest = build_index(documents, document_encoder, folder, batch_size=batch_size, resume=resume)
     reused = f", {manifest.build.reused_shards} of {manifest.build.shards} shards taken over"
-    err().print(
+    _remark(
         f"{manifest.count:,} documents in {manifest.build.seconds:,.1f} s"
-        f"{reused if manifest.build.reused_shards else ''}: {folder}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"{reused if manifest.build.reused_shards else ''}: {folder}"
     )
 
 
@@ -76,6 +83,8 @@ def info(
         "kind": manifest.factory,
         **{f"{side} prompt": repr(prompt) for side, prompt in manifest.encoder.prompts.items() if prompt},
         "size": f"{sum(file.size for file in manifest.files()) / 1e6:,.1f} MB",
+        "segments": str(len(manifest.segments)),
+        "deleted": f"{sum(segment.deleted_count for segment in manifest.segments):,} still on the disk",
         "created": manifest.build.created,
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(manifest.build.versions.items())),
     }
@@ -95,3 +104,87 @@ def verify(folder: IndexFolder) -> None:
     if faults:
         raise typer.Exit(1)
     out().print(f"{folder}: sound", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def add(
+    folder: IndexFolder,
+    corpus: CorpusPath,
+    *,
+    replace: Annotated[
+        bool, typer.Option("--replace/--no-replace", help="Replace documents that have the same id, or refuse them.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")] = 32,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+) -> None:
+    """Add the documents of a corpus to an index that is there, with the encoder that built it.
+
+    Documents go in some hundred at a time, each lot as one step. After a stop, --replace takes the same corpus again.
+    """
+    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.index.corpus import read_corpus
+    from safe_retrieval.index.folder import load_index
+
+    remaining = read_corpus(corpus)
+    with load_index(folder) as index:
+        encoder = InputEncoder.load(index.manifest.encoder.name, offline=offline)
+        index.check_encoder(encoder)
+        added = replaced = 0
+        while chunk := list(islice(remaining, _CHUNK)):
+            vectors = encoder.encode_documents([document.content for document in chunk], batch_size=batch_size)
+            if replace:
+                replaced += index.upsert(chunk, vectors)
+            else:
+                index.add(chunk, vectors)
+            added += len(chunk)
+        _remark(f"{added:,} documents added, {replaced:,} of them in the place of others; {len(index):,} in all")
+
+
+@app.command()
+def delete(
+    folder: IndexFolder,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of documents.", show_default=False)],
+) -> None:
+    """Delete documents by id; ids that are not there are left out and said so."""
+    from safe_retrieval.index.folder import load_index
+
+    with load_index(folder) as index:
+        deleted = index.delete(ids)
+        _remark(f"{deleted:,} documents deleted, {len(set(ids)) - deleted:,} were not there; {len(index):,} left")
+
+
+@app.command()
+def get(
+    folder: IndexFolder,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of documents.", show_default=False)],
+) -> None:
+    """Print documents by id, as JSON; an id that is not there is an error."""
+    from safe_retrieval.index.folder import load_index
+
+    with load_index(folder, read_only=True) as index:
+        print_json([_fields(document) for document in index.get_documents(ids)])
+
+
+def _fields(document: Document) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+        "metadata": dict(document.metadata),
+    }
+
+
+@app.command()
+def compact(folder: IndexFolder) -> None:
+    """Write an index anew without its deleted documents, in one piece; nothing is encoded."""
+    from safe_retrieval.index.folder import load_index
+
+    with load_index(folder) as index:
+        before = sum(file.size for file in index.manifest.files())
+        index.compact()
+        after = sum(file.size for file in index.manifest.files())
+        _remark(f"{len(index):,} documents, {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
+
+
+def _remark(text: str) -> None:
+    err().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import InputError
-from safe_retrieval.index.vectors import Ranking, check_ids, check_k, check_vectors, rank, rounding_margin
+from safe_retrieval.index.vectors import (
+    Ranking,
+    Selection,
+    check_ids,
+    check_k,
+    check_vectors,
+    rank,
+    rounding_margin,
+)
 from safe_retrieval.types import FloatMatrix, Hit
 
 # Candidates beyond k that are asked for at once. Near-ties at rank k are few as a rule; where they are not, the search
@@ -115,25 +123,26 @@ class VectorIndex(ABC):
         hits = iter(ids)
         return [[Hit(next(hits), float(score)) for score in ranking.scores] for ranking in rankings]
 
-    def rankings(self, vectors: FloatMatrix, k: int = 10) -> list[Ranking]:
-        """As :meth:`search`, with positions in place of ids."""
+    def rankings(self, vectors: FloatMatrix, k: int = 10, *, within: Selection | None = None) -> list[Ranking]:
+        """As :meth:`search`, with positions in place of ids, and of the selected positions alone if there are such."""
         queries = check_vectors(vectors, self.dimension, what="query vector")
-        count = min(check_k(k), len(self))
+        available = len(self) if within is None else within.count
+        count = min(check_k(k), available)
         rankings: list[Ranking] = [Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         if count == 0:
             return rankings
         asked = count + _SPARE
         open_rows = np.arange(len(queries))
         while open_rows.size:
-            asked = min(asked, len(self))
-            scores, positions = self._candidates(queries[open_rows], asked)
+            asked = min(asked, available)
+            scores, positions = self._candidates(queries[open_rows], asked, within)
             # Settled: all candidates were asked for, or the last one is too far below rank k to be a near-tie.
             bound = scores[:, count - 1] - rounding_margin(self.dimension)
-            settled = (scores[:, -1] < bound) | (asked == len(self))
+            settled = (scores[:, -1] < bound) | (asked == available)
             for row in np.flatnonzero(settled):
                 kept = positions[row, scores[row] >= bound[row]]
                 query = queries[open_rows[row]]
-                rankings[open_rows[row]] = rank(query, kept, self._vectors_at(kept), count)
+                rankings[open_rows[row]] = rank(query, kept, self.vectors_at(kept), count)
             open_rows = open_rows[~settled]
             asked *= 2
         return rankings
@@ -143,9 +152,11 @@ class VectorIndex(ABC):
         """Store checked vectors at the next positions."""
 
     @abstractmethod
-    def _candidates(self, queries: FloatMatrix, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """(q, count) float32 scores, falling, and the positions they belong to; ``count`` is at most n."""
+    def _candidates(
+        self, queries: FloatMatrix, count: int, within: Selection | None
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """(q, count) float32 scores, falling, and their positions; ``count`` is at most the number selected."""
 
     @abstractmethod
-    def _vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
-        """(c, dimension) float32."""
+    def vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
+        """The vectors at (c,) positions; (c, dimension) float32."""

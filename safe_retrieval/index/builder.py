@@ -12,14 +12,11 @@ stop.
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -28,20 +25,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from safe_retrieval.encoder.progress import progress_bar
-from safe_retrieval.errors import DataError, IndexFolderError, IndexLockedError, InputError
+from safe_retrieval.errors import DataError, IndexFolderError, InputError
 from safe_retrieval.index.documents import DocumentWriter
 from safe_retrieval.index.faiss_index import write_faiss
-from safe_retrieval.index.manifest import (
-    BUILD_FOLDER,
-    FORMAT,
-    MANIFEST_NAME,
-    BuildRecord,
-    EncoderRecord,
-    FileRecord,
-    IndexManifest,
-    record_file,
-    sync_folder,
-)
+from safe_retrieval.index.manifest import BUILD_FOLDER, BuildRecord, EncoderRecord, IndexManifest, SegmentRecord
+from safe_retrieval.index.publish import locked, place, publish, writing
 from safe_retrieval.index.shards import ShardStore, shard_key
 from safe_retrieval.index.vectors import check_vectors
 from safe_retrieval.types import Document, Encoder, FloatMatrix
@@ -49,8 +37,7 @@ from safe_retrieval.types import Document, Encoder, FloatMatrix
 SHARD_SIZE = 512
 """Documents in a shard: what a stop costs at most, some ten seconds of MiniLM on two cores."""
 
-LOCK_NAME = ".lock"
-_OWN_FILE = re.compile(r"(vectors|documents)-[0-9a-f]{16}\.(faiss|sqlite)")
+_MEND = "run the same build again, it goes on where it stopped"
 # Two encodings of one text by one encoder, in different batches and on different machines, agree far better than this.
 _SAME_VECTOR = 0.999
 
@@ -102,7 +89,7 @@ def build_index(
     started = time.monotonic()
     if total is None and isinstance(documents, Sized):
         total = len(documents)
-    with _locked(out), progress_bar(total, f"Indexing with {encoder.name}", show=progress) as advance:
+    with locked(out), progress_bar(total, f"Indexing with {encoder.name}", show=progress) as advance:
         build = _Build(encoder, out, batch_size=batch_size, shard_size=shard_size, resume=resume)
         with build.documents:
             remaining = iter(documents)
@@ -134,7 +121,7 @@ class _Build:
     def add(self, chunk: list[Document]) -> None:
         """Store one shard's documents and make sure that its vectors are on the disk."""
         start = len(self.documents)
-        with _writing(self._out):
+        with writing(self._out, mend=_MEND):
             self.documents.append(chunk)
         contents = [document.content for document in chunk]
         number, key = len(self._keys), shard_key(self._encoder, contents)
@@ -148,7 +135,7 @@ class _Build:
             raise InputError(
                 f"expected {len(chunk)} vectors from {self._encoder.name}, one a document, got {len(checked)}"
             )
-        with _writing(self._out):
+        with writing(self._out, mend=_MEND):
             self._shards.save(number, key, checked)
 
     def _take_over(self, number: int, key: str, contents: list[str]) -> bool:
@@ -168,26 +155,30 @@ class _Build:
         if count == 0:
             raise DataError("expected a corpus with at least one document, got an empty one")
         vectors_path = self._folder / "vectors.faiss"
-        with _writing(self._out):
+        with writing(self._out, mend=_MEND):
             write_faiss(vectors_path, self._encoder.dimension, self._blocks())
             manifest = IndexManifest(
-                encoder=_encoder_record(self._encoder),
+                encoder=encoder_record(self._encoder),
                 dimension=self._encoder.dimension,
                 count=count,
-                vectors=self._move(vectors_path),
-                documents=self._move(self._folder / "documents.sqlite"),
+                segments=(
+                    SegmentRecord(
+                        count=count,
+                        vectors=place(vectors_path, self._out),
+                        documents=place(self._folder / "documents.sqlite", self._out),
+                    ),
+                ),
                 build=BuildRecord(
                     created=datetime.now(UTC).isoformat(timespec="seconds"),
                     seconds=round(time.monotonic() - started, 3),
                     shards=len(self._keys),
                     reused_shards=self._reused,
                     shard_size=self._shard_size,
-                    versions=_versions(),
+                    versions=library_versions(),
                 ),
             )
-            sync_folder(self._out)
-            manifest.write(self._out)
-        self._remove_leftovers(manifest)
+            publish(manifest, self._out)
+        shutil.rmtree(self._folder)
         return manifest
 
     def _blocks(self) -> Iterator[FloatMatrix]:
@@ -199,32 +190,17 @@ class _Build:
                 )
             yield vectors
 
-    def _move(self, path: Path) -> FileRecord:
-        """Put a finished file into the index folder, under a name that no file with other bytes has."""
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-        record = record_file(path)
-        named = FileRecord(f"{path.stem}-{record.sha256[:16]}{path.suffix}", record.size, record.sha256)
-        path.replace(self._out / named.name)
-        return named
 
-    def _remove_leftovers(self, manifest: IndexManifest) -> None:
-        current = {record.name for record in manifest.files()}
-        for path in self._out.iterdir():
-            if _OWN_FILE.fullmatch(path.name) and path.name not in current:
-                with suppress(PermissionError):  # Windows: a reader has it open; the next build removes it
-                    path.unlink()
-        shutil.rmtree(self._folder)
-
-
-def _encoder_record(encoder: Encoder) -> EncoderRecord:
+def encoder_record(encoder: Encoder) -> EncoderRecord:
+    """What a manifest says about the encoder of its documents."""
     prompts = {}
     if isinstance(encoder, _Prompted):
         prompts = {"query": encoder.query_prompt, "document": encoder.document_prompt}
     return EncoderRecord(encoder.name, encoder.space, prompts)
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that write an index's files."""
     import faiss
 
     from safe_retrieval import __version__
@@ -236,50 +212,3 @@ def _versions() -> dict[str, str]:
         "faiss": faiss.__version__,
         "sqlite": sqlite3.sqlite_version,
     }
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder against other builds; it is made if it is missing, and refused if it is somebody else's."""
-    from filelock import FileLock, Timeout
-
-    try:
-        _refuse_foreign(out)
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK_NAME, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise IndexLockedError(f"another process is building {out}; wait for it, or choose another folder") from error
-    except OSError as error:
-        raise IndexFolderError(f"{out} cannot be written: {error}; choose another folder") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _refuse_foreign(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise IndexFolderError(f"{out} is a file; expected a folder for the index, new or empty")
-    names = {path.name for path in out.iterdir()} if out.exists() else set()
-    if not names - {LOCK_NAME} or BUILD_FOLDER in names or any(map(_OWN_FILE.fullmatch, names)):
-        return
-    manifest = out / MANIFEST_NAME
-    # A damaged manifest of ours still counts as ours: building again is how it is mended.
-    if manifest.is_file() and FORMAT.encode() in manifest.read_bytes():
-        return
-    raise IndexFolderError(
-        f"{out} holds other files ({', '.join(sorted(names)[:3])}) and no index; choose a new or empty folder"
-    )
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Turn what a full or failing disk makes of a write into an error that says how to go on."""
-    try:
-        yield
-    except (OSError, sqlite3.OperationalError) as error:
-        raise IndexFolderError(
-            f"{out} cannot be written: {error}; make room or mend the disk, then run the same build again, it goes on "
-            "where it stopped"
-        ) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -137,6 +138,7 @@ class DocumentStore:
         self.path = path
         self._lock = threading.Lock()
         self._connection = _open_read_only(path)
+        weakref.finalize(self, self._connection.close)  # an index under change drops stores that nobody asks any more
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             ((version,),) = self._query("PRAGMA user_version")
@@ -171,6 +173,16 @@ class DocumentStore:
         if missing is not None:
             raise IndexFormatError(f"{self.path}: there is no document at position {missing}; build the index again")
         return [found[position] for position in positions]
+
+    def positions_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """The positions of those ids that are there."""
+        valid = [identifier for identifier in dict.fromkeys(ids) if is_valid_id(identifier)]
+        return dict(self._select("id, position", "id", valid))
+
+    def at(self, positions: Sequence[int]) -> list[Document]:
+        """The documents at those positions that are there, by rising position."""
+        rows = self._select(f"position, {_COLUMNS}", "position", sorted(set(positions)))
+        return [self._document(row[1:]) for row in sorted(rows, key=lambda row: int(row[0]))]
 
     def find(self, ids: Sequence[str]) -> dict[str, Document]:
         """The documents of those ids that are there."""

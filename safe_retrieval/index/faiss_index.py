@@ -7,6 +7,7 @@ in front of it.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError
 from safe_retrieval.index.base import IdTable, VectorIndex
+from safe_retrieval.index.vectors import Selection
 from safe_retrieval.types import FloatMatrix
 
 # Lists, levels and the like in a file that we wrote ourselves; a flat index has none.
@@ -58,18 +60,28 @@ class FaissIndex(VectorIndex):
 
     def vectors_between(self, start: int, stop: int) -> FloatMatrix:
         """The vectors at positions ``start`` to ``stop - 1``; (stop - start, dimension) float32."""
-        return self._vectors_at(np.arange(start, stop))
+        return self.vectors_at(np.arange(start, stop))
 
     def _append(self, vectors: FloatMatrix) -> None:
         self._index.add(vectors)
 
-    def _candidates(self, queries: FloatMatrix, count: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        scores, positions = self._index.search(queries, count)
+    def _candidates(
+        self, queries: FloatMatrix, count: int, within: Selection | None
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        parameters = None if within is None else _selecting(within)
+        scores, positions = self._index.search(queries, count, params=parameters)
         return scores, positions
 
-    def _vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
+    def vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
+        """The vectors at (c,) positions; (c, dimension) float32."""
         vectors: FloatMatrix = self._index.reconstruct_batch(positions)
         return vectors
+
+
+def _selecting(within: Selection) -> Any:
+    """Search parameters that let FAISS look at the selected positions alone."""
+    faiss: Any = importlib.import_module("faiss")  # its stubs do not know what its Python wrappers take
+    return faiss.SearchParameters(sel=faiss.IDSelectorBitmap(within.bits))
 
 
 def write_faiss(path: Path, dimension: int, blocks: Iterable[FloatMatrix]) -> None:

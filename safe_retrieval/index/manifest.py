@@ -1,8 +1,11 @@
 """``manifest.json``: what an index folder holds, who may ask it, and the hashes that prove it is whole.
 
-The manifest is the last file that a build writes, and it is replaced atomically: the files it names are the index, and
-whatever else lies in the folder is not. It is stored in one canonical form with a checksum of its own, so a change of
-any byte of it shows.
+The manifest is the last file that a build or a change writes, and it is replaced atomically: the files it names are the
+index, and whatever else lies in the folder is not. It is stored in one canonical form with a checksum of its own, so a
+change of any byte of it shows.
+
+An index is a sequence of *segments*: files that are written once and never changed. A build makes one segment; what is
+added later comes in segments of its own, and what is deleted is named in a file of positions beside the segment.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ BUILD_FOLDER = ".building"
 """Where an unfinished build lies, inside the index folder: there, moving a file into place is always one step."""
 
 FORMAT = "safe-retrieval index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1, which had exactly one segment and no deletions, is read as well."""
 
 _BLOCK_BYTES = 1 << 20
 _MEND = "restore it from a copy, or build the index again"
@@ -37,6 +41,36 @@ class FileRecord:
     name: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """A run of documents and their vectors.
+
+    Attributes:
+        count: documents in its files, deleted ones included; at least 1.
+        vectors: the FAISS file.
+        documents: the SQLite file.
+        factory: FAISS's name for the kind of index in ``vectors``.
+        deleted: the file of positions that are deleted, or ``None`` if none is.
+        deleted_count: how many those are.
+    """
+
+    count: int
+    vectors: FileRecord
+    documents: FileRecord
+    factory: str = "Flat"
+    deleted: FileRecord | None = None
+    deleted_count: int = 0
+
+    @property
+    def live(self) -> int:
+        """Documents that are not deleted."""
+        return self.count - self.deleted_count
+
+    def files(self) -> tuple[FileRecord, ...]:
+        """The files of this segment."""
+        return (self.vectors, self.documents) if self.deleted is None else (self.vectors, self.documents, self.deleted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +116,26 @@ class IndexManifest:
     Attributes:
         encoder: who made the vectors.
         dimension: length of a vector.
-        count: number of documents, which is the number of vectors.
-        vectors: the FAISS file.
-        documents: the SQLite file.
+        count: number of documents that can be found; those that were deleted do not count.
+        segments: where documents and vectors are, in the order of their positions.
         build: how it was made.
         metric: inner product of unit vectors.
-        factory: FAISS's name for the kind of index.
+        factory: FAISS's name for the kind of index that a build or a compaction makes.
         format_version: version of this format.
     """
 
     encoder: EncoderRecord
     dimension: int
     count: int
-    vectors: FileRecord
-    documents: FileRecord
+    segments: tuple[SegmentRecord, ...]
     build: BuildRecord
     metric: Literal["cosine"] = "cosine"
-    factory: Literal["Flat"] = "Flat"
+    factory: str = "Flat"
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
         """The canonical text, with the checksum over everything else in it."""
-        fields = {"format": FORMAT, **asdict(self)}
-        return _canonical({**fields, "sha256": hashlib.sha256(_canonical(fields).encode()).hexdigest()})
+        return _signed({"format": FORMAT, **asdict(self)})
 
     def write(self, folder: Path) -> None:
         """Put the manifest into ``folder``, in the place of the one that is there; readers see one or the other."""
@@ -118,7 +149,7 @@ class IndexManifest:
 
     def files(self) -> tuple[FileRecord, ...]:
         """The files that make up the index, besides the manifest."""
-        return self.vectors, self.documents
+        return tuple(record for segment in self.segments for record in segment.files())
 
 
 def read_manifest(folder: Path) -> IndexManifest:
@@ -140,7 +171,7 @@ def read_manifest(folder: Path) -> IndexManifest:
         manifest = _from_fields(fields)
     except (KeyError, TypeError, ValueError) as error:
         raise IndexFormatError(f"{path} is damaged ({error}); {_MEND}") from error
-    if manifest.to_json() != text:
+    if _signed(fields) != text:
         raise IndexFormatError(f"{path} is damaged or was altered; {_MEND}")
     return manifest
 
@@ -159,9 +190,9 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise IndexFormatError(f"{path}: expected the manifest of a {FORMAT!r}, got something else")
     version = fields.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in {1, FORMAT_VERSION}:
         raise IndexFormatError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {version!r}; open it with the version of "
+            f"{path}: expected format version {FORMAT_VERSION} or 1, got {version!r}; open it with the version of "
             "safe-retrieval that wrote it, or build the index again"
         )
     return fields
@@ -169,15 +200,44 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 def _from_fields(fields: dict[str, Any]) -> IndexManifest:
     """The dataclass; types are not checked one by one, since the checksum vouches for what we wrote ourselves."""
-    values = {name: value for name, value in fields.items() if name not in {"format", "sha256"}}
+    values = {name: value for name, value in fields.items() if name not in {"format", "sha256", "format_version"}}
+    if fields["format_version"] == 1:
+        files = {role: values.pop(role) for role in ("vectors", "documents")}
+        values["segments"] = [{"count": values["count"], **files}]
     values["encoder"] = EncoderRecord(**values["encoder"])
     values["build"] = BuildRecord(**values["build"])
-    for name in ("vectors", "documents"):
-        values[name] = FileRecord(**values[name])
-        # A manifest from elsewhere must not make us read, or a later build delete, files outside the folder.
-        if not _FILE_NAME.fullmatch(values[name].name):
-            raise ValueError(f"{values[name].name!r} is not the name of a file in the folder")
-    return IndexManifest(**values)
+    values["segments"] = tuple(_segment(segment) for segment in values["segments"])
+    manifest = IndexManifest(**values)
+    live = sum(segment.live for segment in manifest.segments)
+    if live != manifest.count:
+        raise ValueError(f"its segments hold {live} documents, it says {manifest.count}")
+    return manifest
+
+
+def _segment(fields: Mapping[str, Any]) -> SegmentRecord:
+    deleted = fields.get("deleted")
+    return SegmentRecord(
+        **{
+            **fields,
+            "vectors": _file(fields["vectors"]),
+            "documents": _file(fields["documents"]),
+            "deleted": None if deleted is None else _file(deleted),
+        }
+    )
+
+
+def _file(fields: Mapping[str, Any]) -> FileRecord:
+    record = FileRecord(**fields)
+    # A manifest from elsewhere must not make us read, or a later build delete, files outside the folder.
+    if not _FILE_NAME.fullmatch(record.name):
+        raise ValueError(f"{record.name!r} is not the name of a file in the folder")
+    return record
+
+
+def _signed(fields: Mapping[str, Any]) -> str:
+    """The canonical text of a manifest, with the checksum over everything else in it."""
+    body = {name: value for name, value in fields.items() if name != "sha256"}
+    return _canonical({**body, "sha256": hashlib.sha256(_canonical(body).encode()).hexdigest()})
 
 
 def _canonical(fields: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ their rounding, and :func:`rank` scores those again in float64, one pair at a ti
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,23 @@ class Ranking(NamedTuple):
 
     positions: NDArray[np.int64]
     scores: FloatVector
+
+
+class Selection:
+    """Which positions a search may find: those that a filter allows and nobody deleted.
+
+    Args:
+        mask: (n,) bool, one value for each position; not to be changed afterwards.
+    """
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.mask = mask
+        self.count = int(np.count_nonzero(mask))
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8]:
+        """The mask as FAISS's bitmap wants it, 8 positions a byte, the lowest bit first."""
+        return np.packbits(self.mask, bitorder="little")
 
 
 def check_vectors(vectors: NDArray[Any], dimension: int, *, what: str = "vector") -> FloatMatrix:

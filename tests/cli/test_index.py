@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from safe_retrieval.cli.index import app
 from safe_retrieval.encoder.input import InputEncoder
-from safe_retrieval.errors import DataError, IndexFolderError, IndexFormatError
+from safe_retrieval.errors import DataError, IndexFolderError, IndexFormatError, InputError
 from safe_retrieval.index.manifest import read_manifest
 from tests.support.encoders import HashEncoder
 
@@ -45,7 +45,7 @@ def test_build_info_verify(corpus: Path, tmp_path: Path) -> None:
 def test_verify_exits_with_1_and_names_the_file(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     CLI.invoke(app, ["build", str(corpus), str(out)])
-    damaged = out / read_manifest(out).documents.name
+    damaged = out / read_manifest(out).segments[0].documents.name
     damaged.write_bytes(damaged.read_bytes()[:-1])
     result = CLI.invoke(app, ["verify", str(out)])
     assert result.exit_code == 1
@@ -70,3 +70,22 @@ def test_a_missing_corpus_is_reported_before_a_model_is_loaded(tmp_path: Path, m
 def test_no_index_there(tmp_path: Path) -> None:
     for command in ("info", "verify"):
         assert isinstance(CLI.invoke(app, [command, str(tmp_path)]).exception, IndexFolderError)
+
+
+def test_add_delete_get_compact(corpus: Path, tmp_path: Path) -> None:
+    out, more = str(tmp_path / "out"), tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"_id": "d3", "text": "new", "year": 1}) + "\n" + json.dumps({"_id": "z", "text": "z"}))
+    CLI.invoke(app, ["build", str(corpus), out])
+    assert isinstance(CLI.invoke(app, ["add", out, str(more)]).exception, InputError)
+    added = CLI.invoke(app, ["add", out, str(more), "--replace"])
+    assert (added.exit_code, added.stdout) == (0, "")
+    assert "2 documents added, 1 of them in the place of others; 13 in all" in added.stderr
+    deleted = CLI.invoke(app, ["delete", out, "z", "d0", "absent"])
+    assert "2 documents deleted, 1 were not there; 11 left" in deleted.stderr
+    (found,) = json.loads(CLI.invoke(app, ["get", out, "d3"]).stdout)
+    assert found == {"id": "d3", "title": "", "text": "new", "metadata": {"year": 1}}
+    assert isinstance(CLI.invoke(app, ["get", out, "d3", "z"]).exception, InputError)
+    assert "3 still on the disk" in CLI.invoke(app, ["info", out]).stdout
+    assert "11 documents" in CLI.invoke(app, ["compact", out]).stderr
+    assert "0 still on the disk" in CLI.invoke(app, ["info", out]).stdout
+    assert CLI.invoke(app, ["verify", out]).exit_code == 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from safe_retrieval.errors import DataError, IndexFolderError, IndexLockedError, InputError
-from safe_retrieval.index import builder, manifest
+from safe_retrieval.index import builder, manifest, publish
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.documents import DocumentWriter
 from safe_retrieval.index.folder import load_index, verify_index
@@ -62,7 +62,7 @@ def test_prompts_are_recorded(tmp_path: Path) -> None:
 
 def test_shard_size_does_not_change_the_vectors(tmp_path: Path) -> None:
     vectors = {
-        build_index(DOCUMENTS, HashEncoder(), tmp_path / str(size), shard_size=size).vectors.sha256
+        build_index(DOCUMENTS, HashEncoder(), tmp_path / str(size), shard_size=size).segments[0].vectors.sha256
         for size in (1, 7, 1_000)
     }
     assert len(vectors) == 1
@@ -131,8 +131,8 @@ STEPS: list[tuple[Any, str]] = [
     (DocumentWriter, "append"),
     (ShardStore, "save"),
     (builder, "write_faiss"),
-    (builder, "record_file"),
-    (builder, "sync_folder"),
+    (publish, "record_file"),
+    (publish, "sync_folder"),
     (IndexManifest, "write"),
     (manifest, "sync_folder"),
     (shutil, "rmtree"),
@@ -238,7 +238,7 @@ def test_files_beside_an_index_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "vectors", "documents"])
 def test_a_damaged_index_is_mended_by_building_again(tmp_path: Path, name: str) -> None:
     built = build_index(DOCUMENTS, HashEncoder(), tmp_path)
-    path = tmp_path / (name if name == "manifest.json" else getattr(built, name).name)
+    path = tmp_path / (name if name == "manifest.json" else getattr(built.segments[0], name).name)
     path.write_bytes(path.read_bytes()[:-3])
     assert verify_index(tmp_path) != []
     build_index(DOCUMENTS, HashEncoder(), tmp_path)

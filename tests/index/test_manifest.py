@@ -14,6 +14,7 @@ from safe_retrieval.index.manifest import (
     EncoderRecord,
     FileRecord,
     IndexManifest,
+    SegmentRecord,
     check_file,
     read_manifest,
     record_file,
@@ -22,13 +23,25 @@ from safe_retrieval.index.manifest import (
 MANIFEST = IndexManifest(
     encoder=EncoderRecord("some-encoder", "sha256:5", {"query": "query: ", "document": "passage: ü"}),
     dimension=384,
-    count=2,
-    vectors=FileRecord("vectors-0.faiss", 10, "ab" * 32),
-    documents=FileRecord("documents-0.sqlite", 20, "cd" * 32),
+    count=3,
+    segments=(
+        SegmentRecord(2, FileRecord("vectors-0.faiss", 10, "ab" * 32), FileRecord("documents-0.sqlite", 20, "cd" * 32)),
+        SegmentRecord(
+            2,
+            FileRecord("vectors-1.faiss", 10, "ab" * 32),
+            FileRecord("documents-1.sqlite", 20, "cd" * 32),
+            deleted=FileRecord("deleted-1.npy", 136, "ef" * 32),
+            deleted_count=1,
+        ),
+    ),
     build=BuildRecord("2026-11-25T00:00:00+00:00", 1.5, 1, 0, 2_048, {"python": "3.11.7"}),
 )
 # Pinned: indexes that people have must stay readable.
-PINNED_SHA256 = "b2cd178fe2ce30c3faa84b82eeaafeb7e3b33443538a6c4dc21cf520a11f557e"
+PINNED_SHA256 = "64df7b3363e2d3b3208493482ebcfd66feae324ddb3a7b346739f8f9787fdf74"
+
+
+FILE = {"name": "data", "size": 1, "sha256": ""}
+SEGMENT = {"count": 3, "vectors": FILE, "documents": FILE}
 
 
 def signed(fields: dict[str, Any]) -> str:
@@ -53,8 +66,8 @@ def test_round_trip_and_pinned_form(tmp_path: Path) -> None:
 
 def test_writing_replaces(tmp_path: Path) -> None:
     MANIFEST.write(tmp_path)
-    replace(MANIFEST, count=3).write(tmp_path)
-    assert read_manifest(tmp_path).count == 3
+    replace(MANIFEST, dimension=3).write(tmp_path)
+    assert read_manifest(tmp_path).dimension == 3
 
 
 def test_flipped_bits_and_cuts_are_noticed_everywhere(tmp_path: Path) -> None:
@@ -73,17 +86,30 @@ def test_flipped_bits_and_cuts_are_noticed_everywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "expected format version 1, got 2"),
+        ({"format_version": 3}, "expected format version 2 or 1, got 3"),
         ({"format": "something else"}, "something else"),
         ({"surprise": 1}, "surprise"),
-        ({"vectors": {"name": "../outside.faiss", "size": 1, "sha256": ""}}, "not the name of a file"),
-        ({"documents": {"name": ".hidden", "size": 1, "sha256": ""}}, "not the name of a file"),
+        ({"segments": [{**SEGMENT, "vectors": {**FILE, "name": "../outside.faiss"}}]}, "not the name of a file"),
+        ({"segments": [{**SEGMENT, "documents": {**FILE, "name": ".hidden"}}]}, "not the name of a file"),
+        ({"segments": [{**SEGMENT, "deleted": {**FILE, "name": "a/b"}}]}, "not the name of a file"),
+        ({"count": 7}, "hold 3 documents, it says 7"),
         ({"encoder": "a name"}, "damaged"),
     ],
 )
 def test_a_well_signed_manifest_must_still_make_sense(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     (tmp_path / "manifest.json").write_text(signed({**json.loads(MANIFEST.to_json()), **change}))
     with pytest.raises(IndexFormatError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_version_1_is_read(tmp_path: Path) -> None:
+    fields = {**json.loads(MANIFEST.to_json()), "format_version": 1, "count": 2, "factory": "Flat"}
+    (first, _) = fields.pop("segments")
+    fields.update({role: first[role] for role in ("vectors", "documents")})
+    (tmp_path / "manifest.json").write_text(signed(fields))
+    assert read_manifest(tmp_path) == replace(MANIFEST, count=2, segments=MANIFEST.segments[:1])
+    (tmp_path / "manifest.json").write_text(signed(fields).replace('"count": 2', '"count": 3'))
+    with pytest.raises(IndexFormatError, match="altered"):
         read_manifest(tmp_path)
 
 

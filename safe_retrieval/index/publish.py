@@ -1,0 +1,112 @@
+"""How an index folder is written: one writer at a time, files aside first, the manifest last.
+
+Builds and changes go the same way. Files are finished in a folder of their own inside the index, moved into the index
+under names that hold their hash, so nothing that a reader has open is ever written over, and then the manifest that
+names them replaces the old one in one step. What no manifest names any more is removed after that.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safe_retrieval.errors import IndexFolderError, IndexLockedError
+from safe_retrieval.index.manifest import (
+    BUILD_FOLDER,
+    FORMAT,
+    MANIFEST_NAME,
+    FileRecord,
+    IndexManifest,
+    record_file,
+    sync_folder,
+)
+
+LOCK_NAME = ".lock"
+_OWN_FILE = re.compile(r"(vectors|documents|deleted)-[0-9a-f]{16}\.(faiss|sqlite|npy)")
+
+
+@contextmanager
+def locked(folder: Path, *, timeout: float = 0.0) -> Iterator[None]:
+    """Hold a folder against other writers, in this process and in others; it is made if it is missing.
+
+    Args:
+        folder: missing, empty, an index, or an unfinished build.
+        timeout: seconds to wait for another writer.
+
+    Raises:
+        IndexLockedError: another one is still writing there.
+        IndexFolderError: the folder holds something else, or cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        _refuse_foreign(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_NAME, timeout=timeout)
+        lock.acquire()
+    except Timeout as error:
+        raise IndexLockedError(
+            f"another process is building or changing {folder}; wait for it, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise IndexFolderError(f"{folder} cannot be written: {error}; choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise IndexFolderError(f"{folder} is a file; expected a folder for the index, new or empty")
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if not names - {LOCK_NAME} or BUILD_FOLDER in names or any(map(_OWN_FILE.fullmatch, names)):
+        return
+    manifest = folder / MANIFEST_NAME
+    # A damaged manifest of ours still counts as ours: building again is how it is mended.
+    if manifest.is_file() and FORMAT.encode() in manifest.read_bytes():
+        return
+    raise IndexFolderError(
+        f"{folder} holds other files ({', '.join(sorted(names)[:3])}) and no index; choose a new or empty folder"
+    )
+
+
+@contextmanager
+def writing(folder: Path, *, mend: str) -> Iterator[None]:
+    """Turn what a full or failing disk makes of a write into an error that says how to go on.
+
+    Args:
+        folder: the index folder, for the message.
+        mend: what to do when there is room again, as it reads after "then".
+    """
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise IndexFolderError(
+            f"{folder} cannot be written: {error}; make room or mend the disk, then {mend}"
+        ) from error
+
+
+def place(path: Path, folder: Path) -> FileRecord:
+    """Put a finished file into the index folder, under a name that no file with other bytes has."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    record = record_file(path)
+    named = FileRecord(f"{path.stem}-{record.sha256[:16]}{path.suffix}", record.size, record.sha256)
+    path.replace(folder / named.name)
+    return named
+
+
+def publish(manifest: IndexManifest, folder: Path) -> None:
+    """Make the files that a manifest names the index, and remove those that it does not name."""
+    sync_folder(folder)  # names first: the manifest must never speak of a file that a power cut took
+    manifest.write(folder)
+    current = {record.name for record in manifest.files()}
+    for path in folder.iterdir():
+        if _OWN_FILE.fullmatch(path.name) and path.name not in current:
+            with suppress(PermissionError):  # Windows: a reader has it open; the next writer removes it
+                path.unlink()

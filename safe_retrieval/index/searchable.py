@@ -1,0 +1,309 @@
+"""An opened index: vectors, documents and manifest as one object, to be asked and to be changed.
+
+Every object sees one state of the index, its *snapshot*: the one it was opened with, the one after its own last change,
+or the one after :meth:`SearchableIndex.refresh`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe_retrieval.errors import EncoderMismatchError, IndexFolderError, InputError
+from safe_retrieval.index.changes import changed, compacted
+from safe_retrieval.index.manifest import IndexManifest
+from safe_retrieval.index.publish import locked
+from safe_retrieval.index.segments import Block, Snapshot
+from safe_retrieval.index.vectors import check_ids, check_vectors
+from safe_retrieval.types import Document, Encoder, FloatMatrix, Hit
+
+LOCK_SECONDS = 10.0
+"""How long a change waits for another process that writes the index."""
+
+
+class SearchableIndex:
+    """What :func:`~safe_retrieval.index.folder.load_index` returns. Close it, or use it as a context manager.
+
+    May be used from several threads: searches never wait, changes wait for one another. A search that began before a
+    change goes on in the state before it.
+
+    Attributes:
+        path: the folder.
+        read_only: whether changes are refused.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        snapshot: Snapshot,
+        *,
+        verify: bool = True,
+        read_only: bool = False,
+        lock_seconds: float = LOCK_SECONDS,
+    ) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._current: Snapshot | None = snapshot
+        self._verify = verify
+        self._lock_seconds = lock_seconds
+        self._one_change = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    def __contains__(self, identifier: object) -> bool:
+        return isinstance(identifier, str) and bool(self._snapshot.positions_of([identifier]))
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        if self._current is None:
+            raise IndexFolderError(f"{self.path} was closed; open it again with load_index")
+        return self._current
+
+    @property
+    def manifest(self) -> IndexManifest:
+        """What the index holds and who may ask it."""
+        return self._snapshot.manifest
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.manifest.dimension
+
+    def close(self) -> None:
+        """Let go of the files; searches in other threads end first."""
+        self._current = None
+
+    # Asking
+
+    def search(self, vectors: FloatMatrix, k: int = 10) -> list[list[Hit]]:
+        """The nearest documents to each query.
+
+        Args:
+            vectors: (q, dimension) float32, unit norm, in the index's space (see :meth:`check_encoder`).
+            k: most hits for a query.
+
+        Returns:
+            One list for each query: min(k, n) hits by falling cosine, ties by document position.
+
+        Raises:
+            InputError: vectors of another shape or type, not finite or not of unit norm, or ``k`` below 1.
+        """
+        snapshot = self._snapshot
+        rankings = snapshot.rankings(vectors, k)
+        if not rankings:
+            return []
+        ids = iter(snapshot.ids_at(np.concatenate([ranking.positions for ranking in rankings])))
+        return [[Hit(next(ids), float(score)) for score in ranking.scores] for ranking in rankings]
+
+    def get(self, ids: Sequence[str]) -> dict[str, Document]:
+        """The documents of those ids that are there; ids that are not are left out."""
+        return self._snapshot.find(ids)
+
+    def get_documents(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of all these ids, in the order asked.
+
+        Raises:
+            InputError: an id is not in the index.
+        """
+        found = self.get(ids)
+        self._refuse_missing(ids, found)
+        return [found[identifier] for identifier in ids]
+
+    def get_vectors(self, ids: Sequence[str]) -> FloatMatrix:
+        """The vectors of all these ids, in the order asked; (n, dimension) float32, unit norm.
+
+        Raises:
+            InputError: an id is not in the index.
+        """
+        snapshot = self._snapshot
+        positions = snapshot.positions_of(ids)
+        self._refuse_missing(ids, positions)
+        return snapshot.vectors_at(np.asarray([positions[identifier] for identifier in ids], dtype=np.int64))
+
+    def documents(self) -> Iterator[Document]:
+        """All documents by position, streamed."""
+        return self._snapshot.documents()
+
+    def _refuse_missing(self, ids: Sequence[str], found: Mapping[str, Any]) -> None:
+        missing = next((identifier for identifier in ids if identifier not in found), None)
+        if missing is not None:
+            raise InputError(f"there is no document with the id {missing!r} in {self.path}")
+
+    def frozen(self) -> SearchableIndex:
+        """The same state as an object of its own, which no change reaches: several questions, one answer.
+
+        It costs nothing, and it refuses changes.
+        """
+        return SearchableIndex(self.path, self._snapshot, read_only=True)
+
+    # Changing
+
+    def add(self, documents: Sequence[Document], vectors: FloatMatrix) -> None:
+        """Append documents; all of them, or none if one is faulty.
+
+        Args:
+            documents: n documents with ids that are not in the index.
+            vectors: (n, dimension) float32, unit norm, by the index's encoder, of each document's ``content``.
+
+        Raises:
+            InputError: an id is there already or comes twice; vectors are not float32, not of that shape, not finite,
+                zero, or not of unit norm; or the index is read-only.
+            DataError: a document holds what cannot be stored.
+            IndexLockedError: another process is writing the index.
+            IndexFolderError: the folder cannot be written.
+        """
+        block = self._checked(documents, vectors)
+        with self._changing() as snapshot:
+            known = snapshot.positions_of([document.id for document in block.documents])
+            if known:
+                raise InputError(f"id {next(iter(known))!r} is already in {self.path}; upsert replaces documents")
+            if block.documents:
+                self._adopt(changed(self.path, snapshot, added=block))
+
+    def upsert(self, documents: Sequence[Document], vectors: FloatMatrix) -> int:
+        """Append documents in the place of those with the same ids; all of them, or none if one is faulty.
+
+        A document that replaces another one moves to the end: ties are ordered by the time of writing.
+
+        Args:
+            documents: n documents with distinct ids.
+            vectors: as in :meth:`add`.
+
+        Returns:
+            How many documents were replaced.
+
+        Raises:
+            InputError, DataError, IndexLockedError, IndexFolderError: as in :meth:`add`, but for ids that are there.
+        """
+        block = self._checked(documents, vectors)
+        with self._changing() as snapshot:
+            known = snapshot.positions_of([document.id for document in block.documents])
+            if block.documents:
+                self._adopt(changed(self.path, snapshot, dead=_positions(known), added=block))
+        return len(known)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete documents; ids that are not there are left out.
+
+        Their bytes stay on the disk until :meth:`compact` or until an addition writes their segment again.
+
+        Returns:
+            How many documents were deleted.
+
+        Raises:
+            InputError: ``ids`` is one string in place of a list, or the index is read-only.
+            IndexLockedError: another process is writing the index.
+            IndexFolderError: the folder cannot be written.
+        """
+        if isinstance(ids, str | bytes):
+            raise InputError(f"expected a list of ids, got one {type(ids).__name__}; wrap it in a list")
+        with self._changing() as snapshot:
+            known = snapshot.positions_of(ids)
+            if known:
+                self._adopt(changed(self.path, snapshot, dead=_positions(known)))
+        return len(known)
+
+    def compact(self) -> None:
+        """Write everything into one segment without what was deleted; costs about as much as copying the index.
+
+        Raises:
+            InputError: the index is read-only.
+            IndexLockedError: another process is writing the index.
+            IndexFolderError: the folder cannot be written.
+        """
+        with self._changing() as snapshot:
+            self._adopt(compacted(self.path, snapshot))
+
+    def refresh(self) -> bool:
+        """Go on to the newest state, which another object or process may have written.
+
+        Returns:
+            Whether there was a newer one.
+
+        Raises:
+            EncoderMismatchError: the index was built anew with another encoder.
+            IndexFormatError: a file is missing or damaged; the object stays at the state that it has.
+        """
+        before = self._snapshot
+        after = Snapshot.open_newest(self.path, verify=self._verify, before=before)
+        if after.manifest == before.manifest:
+            return False
+        self._refuse_other_space(after.manifest)
+        self._current = after
+        return True
+
+    @contextmanager
+    def _changing(self) -> Iterator[Snapshot]:
+        """The newest state, with the lock held."""
+        if self.read_only:
+            raise InputError(f"{self.path} was opened read-only; open it with read_only=False to change it")
+        with self._one_change, locked(self.path, timeout=self._lock_seconds):
+            self.refresh()
+            yield self._snapshot
+
+    def _adopt(self, manifest: IndexManifest) -> None:
+        """Go on to a state that was just written here, so its hashes are known to be right."""
+        self._current = Snapshot.open(self.path, manifest, verify=False, before=self._snapshot)
+
+    def _checked(self, documents: Sequence[Document], vectors: FloatMatrix) -> Block:
+        checked = list(documents)
+        for number, document in enumerate(checked):
+            if not isinstance(document, Document):
+                raise InputError(f"document {number}: expected a Document, got {type(document).__name__}")
+        check_ids([document.id for document in checked])
+        rows = check_vectors(vectors, self.dimension)
+        if len(checked) != len(rows):
+            raise InputError(f"expected one vector for each document, got {len(checked)} documents and {len(rows)}")
+        return Block(checked, rows)
+
+    def _refuse_other_space(self, manifest: IndexManifest) -> None:
+        own = self.manifest
+        if (manifest.encoder.space, manifest.dimension) != (own.encoder.space, own.dimension):
+            raise EncoderMismatchError(
+                f"{self.path} was built anew by {manifest.encoder.name} since it was opened, and vectors of "
+                f"{own.encoder.name} do not belong there; open it again with load_index"
+            )
+
+    # Trusting
+
+    def faults(self) -> list[str]:
+        """What is wrong with the numbering of documents or with a vector, one sentence each; reads everything."""
+        return self._snapshot.faults()
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Make sure that an encoder's queries land in the space of this index.
+
+        Raises:
+            EncoderMismatchError: they do not; the message names both encoders.
+        """
+        own = self.manifest.encoder
+        if encoder.space != own.space or encoder.dimension != self.dimension:
+            raise EncoderMismatchError(
+                f"{self.path} was built by {own.name} ({self.dimension} dimensions, space {_short(own.space)}); "
+                f"{encoder.name} speaks another space ({encoder.dimension} dimensions, {_short(encoder.space)}). Ask "
+                f"with {own.name} or an adapter that was trained for it, or build the index with {encoder.name}"
+            )
+
+
+def _positions(found: dict[str, int]) -> NDArray[np.int64]:
+    return np.asarray(sorted(found.values()), dtype=np.int64)
+
+
+def _short(space: str) -> str:
+    return space if len(space) <= 20 else f"{space[:19]}..."

@@ -1,0 +1,314 @@
+"""Segments opened for asking, and the snapshot: the segments of one manifest, searched as one index.
+
+Files of a segment never change, and a snapshot never changes either. Whoever changes an index makes new files and a new
+snapshot; a search that is under way goes on in the one that it began with. Files are closed when the last snapshot that
+holds them is gone.
+
+A *position* is a place in the sequence of all segments, deleted documents counted: it orders equal scores by the time
+of writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe_retrieval.errors import IndexFormatError, InputError
+from safe_retrieval.index.documents import DocumentStore
+from safe_retrieval.index.faiss_index import FaissIndex
+from safe_retrieval.index.manifest import FileRecord, IndexManifest, SegmentRecord, check_file, read_manifest
+from safe_retrieval.index.vectors import Ranking, Selection, check_k, check_vectors
+from safe_retrieval.types import Document, FloatMatrix
+
+# A writer replaces the manifest and then removes the files of the old one. Whoever read the old manifest just before
+# finds its files gone and looks again.
+_ATTEMPTS = 50
+_BLOCK_ROWS = 16_384
+_BLOCK_DOCUMENTS = 512
+
+
+class Block(NamedTuple):
+    """Some documents and their vectors, (n, d) float32, row by row."""
+
+    documents: list[Document]
+    vectors: FloatMatrix
+
+
+class Located(NamedTuple):
+    """Those of some positions that are in one segment.
+
+    Attributes:
+        number: of the segment.
+        places: (m,) where they are among the positions asked for.
+        local: (m,) the same positions, counted from the segment's start.
+    """
+
+    number: int
+    places: NDArray[np.int64]
+    local: NDArray[np.int64]
+
+
+class Segment:
+    """One segment, opened.
+
+    Attributes:
+        record: what the manifest says of it.
+        vectors: its FAISS index.
+        documents: its documents.
+        live: (count,) bool, false where a document is deleted; ``None`` if none is.
+    """
+
+    def __init__(
+        self,
+        record: SegmentRecord,
+        vectors: FaissIndex,
+        documents: DocumentStore,
+        deleted: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.record = record
+        self.vectors = vectors
+        self.documents = documents
+        self.live: NDArray[np.bool_] | None = None
+        if deleted is not None:
+            self.live = np.ones(record.count, dtype=np.bool_)
+            self.live[deleted] = False
+        self._selection = None if self.live is None else Selection(self.live)
+
+    @classmethod
+    def open(cls, folder: Path, record: SegmentRecord, dimension: int, *, verify: bool) -> Segment:
+        """Open the files of a segment.
+
+        Raises:
+            IndexFormatError: a file is missing, damaged, or does not belong to the others.
+        """
+        vectors_path = check_file(folder, record.vectors, hashes=verify)
+        documents_path = check_file(folder, record.documents, hashes=verify)
+        with ExitStack() as on_failure:
+            documents = on_failure.enter_context(DocumentStore(documents_path))
+            if len(documents) != record.count:
+                raise IndexFormatError(f"{documents_path}: expected {record.count} documents, got {len(documents)}")
+            vectors = FaissIndex.read(vectors_path, ids=documents)
+            if vectors.dimension != dimension:
+                raise IndexFormatError(
+                    f"{vectors_path}: expected vectors of length {dimension}, got {vectors.dimension}"
+                )
+            segment = cls(record, vectors, documents, read_deleted(folder, record, verify=verify))
+            on_failure.pop_all()
+        return segment
+
+    def with_deletions(self, folder: Path, record: SegmentRecord) -> Segment:
+        """The same files with other deletions; they are not opened again."""
+        return Segment(record, self.vectors, self.documents, read_deleted(folder, record, verify=False))
+
+    @property
+    def deleted(self) -> NDArray[np.int64]:
+        """(m,) positions of deleted documents inside the segment, rising."""
+        return np.empty(0, np.int64) if self.live is None else np.flatnonzero(~self.live)
+
+    def rankings(self, queries: FloatMatrix, k: int) -> list[Ranking]:
+        """The best positions inside the segment for each query; deleted ones are not found."""
+        return self.vectors.rankings(queries, k, within=self._selection)
+
+    def positions_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """The positions, inside the segment, of those ids that are there and not deleted."""
+        found = self.documents.positions_of(ids)
+        if self.live is None:
+            return found
+        return {identifier: position for identifier, position in found.items() if self.live[position]}
+
+    def blocks(self) -> Iterator[Block]:
+        """What is not deleted, by position, some hundred documents at a time."""
+        for start in range(0, self.record.count, _BLOCK_DOCUMENTS):
+            positions = np.arange(start, min(start + _BLOCK_DOCUMENTS, self.record.count))
+            if self.live is not None:
+                positions = positions[self.live[positions]]
+            if positions.size:
+                yield Block(self.documents.at(positions.tolist()), self.vectors.vectors_at(positions))
+
+    def faults(self) -> list[str]:
+        """What is wrong with the numbering of documents or with a vector, one sentence each; reads everything."""
+        found = self.documents.faults()
+        path = self.documents.path.parent / self.record.vectors.name
+        for start in range(0, self.record.count, _BLOCK_ROWS):
+            stop = min(start + _BLOCK_ROWS, self.record.count)
+            try:
+                check_vectors(self.vectors.vectors_between(start, stop), self.vectors.dimension)
+            except InputError as error:
+                found.append(f"{path}: among the vectors {start} to {stop - 1}: {error}")
+        return found
+
+
+def read_deleted(folder: Path, record: SegmentRecord, *, verify: bool) -> NDArray[np.int64] | None:
+    """The positions that are deleted from a segment; ``None`` if none is.
+
+    Raises:
+        IndexFormatError: the file is missing or damaged, or its positions are not the segment's.
+    """
+    if record.deleted is None:
+        if record.deleted_count:
+            raise IndexFormatError(f"{folder}: {record.vectors.name} has deleted documents and no file that names them")
+        return None
+    path = check_file(folder, record.deleted, hashes=verify)
+    try:
+        positions: NDArray[np.int64] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise IndexFormatError(f"{path} cannot be read: {error}; restore it, or build the index again") from error
+    sound = (
+        positions.ndim == 1
+        and positions.dtype == np.int64
+        and len(positions) == record.deleted_count
+        and bool(np.all(np.diff(positions) > 0))
+        and (not positions.size or (positions[0] >= 0 and positions[-1] < record.count))
+    )
+    if not sound:
+        raise IndexFormatError(
+            f"{path}: expected {record.deleted_count} rising positions below {record.count}; restore it, or build the "
+            "index again"
+        )
+    return positions
+
+
+class Snapshot:
+    """The segments of one manifest.
+
+    Attributes:
+        manifest: the manifest.
+        segments: one for each of its segments.
+    """
+
+    def __init__(self, manifest: IndexManifest, segments: Sequence[Segment]) -> None:
+        self.manifest = manifest
+        self.segments = tuple(segments)
+        counts = [segment.record.count for segment in self.segments]
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+
+    @classmethod
+    def open(cls, folder: Path, manifest: IndexManifest, *, verify: bool, before: Snapshot | None = None) -> Snapshot:
+        """Open what a manifest names; segments that ``before`` has open already are taken from there.
+
+        Raises:
+            IndexFormatError: a file is missing, damaged, or does not belong to the others.
+        """
+        known: dict[FileRecord, Segment] = {}
+        if before is not None:
+            known = {segment.record.vectors: segment for segment in before.segments}
+        segments: list[Segment] = []
+        with ExitStack() as on_failure:
+            for record in manifest.segments:
+                same = known.get(record.vectors)
+                if same is None or same.record.documents != record.documents:
+                    segments.append(Segment.open(folder, record, manifest.dimension, verify=verify))
+                    on_failure.callback(segments[-1].documents.close)
+                elif same.record == record:
+                    segments.append(same)
+                else:
+                    segments.append(same.with_deletions(folder, record))
+            on_failure.pop_all()
+        return cls(manifest, segments)
+
+    @classmethod
+    def open_newest(cls, folder: Path, *, verify: bool, before: Snapshot | None = None) -> Snapshot:
+        """Open the state that a folder is in now; ``before`` itself comes back, if that is it.
+
+        Raises:
+            IndexFolderError: there is no index.
+            IndexFormatError: a file is missing, damaged, or does not belong to the others.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            manifest = read_manifest(folder)
+            if before is not None and before.manifest == manifest:
+                return before
+            try:
+                return cls.open(folder, manifest, verify=verify, before=before)
+            except IndexFormatError:
+                if read_manifest(folder) == manifest:
+                    raise
+        return cls.open(folder, read_manifest(folder), verify=verify, before=before)
+
+    def rankings(self, vectors: FloatMatrix, k: int) -> list[Ranking]:
+        """The best positions for each query over all segments, ties by position.
+
+        Raises:
+            InputError: vectors of another shape or type, not finite or not of unit norm, or ``k`` below 1.
+        """
+        queries = check_vectors(vectors, self.manifest.dimension, what="query vector")
+        check_k(k)
+        parts = [segment.rankings(queries, k) for segment in self.segments]
+        if len(parts) == 1:
+            return parts[0]
+        return [self._merged([part[row] for part in parts], k) for row in range(len(queries))]
+
+    def _merged(self, rankings: Sequence[Ranking], k: int) -> Ranking:
+        """One ranking of those of all segments, whose positions count from the segment's start."""
+        if not rankings:
+            return Ranking(np.empty(0, np.int64), np.empty(0, np.float32))
+        moved = [ranking.positions + start for ranking, start in zip(rankings, self._starts[:-1], strict=True)]
+        positions = np.concatenate(moved)
+        scores = np.concatenate([ranking.scores for ranking in rankings])
+        best = np.lexsort((positions, -scores))[:k]
+        return Ranking(positions[best], scores[best])
+
+    def ids_at(self, positions: NDArray[np.int64]) -> list[str]:
+        """The ids at (n,) positions, in the order asked."""
+        ids: list[str] = [""] * len(positions)
+        for number, places, local in self.located(positions):
+            segment = self.segments[number]
+            for place, identifier in zip(places, segment.documents.ids_at(local.tolist()), strict=True):
+                ids[place] = identifier
+        return ids
+
+    def vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
+        """The vectors at (n,) positions; (n, d) float32."""
+        vectors = np.empty((len(positions), self.manifest.dimension), dtype=np.float32)
+        for number, places, local in self.located(positions):
+            vectors[places] = self.segments[number].vectors.vectors_at(local)
+        return vectors
+
+    def located(self, positions: NDArray[np.int64]) -> Iterator[Located]:
+        """Which segments (n,) positions are in, one :class:`Located` for each segment that has any."""
+        owners = np.searchsorted(self._starts, positions, side="right") - 1
+        for number in np.unique(owners):
+            places = np.flatnonzero(owners == number)
+            yield Located(int(number), places, positions[places] - self._starts[number])
+
+    def positions_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """The positions of those ids that are there and not deleted."""
+        found: dict[str, int] = {}
+        for segment, start in zip(self.segments, self._starts[:-1], strict=True):
+            for identifier, position in segment.positions_of(ids).items():
+                found[identifier] = int(start) + position
+        return found
+
+    def find(self, ids: Sequence[str]) -> dict[str, Document]:
+        """The documents of those ids that are there and not deleted."""
+        found: dict[str, Document] = {}
+        for segment in self.segments:
+            found.update(segment.documents.find(list(segment.positions_of(ids))))
+        return found
+
+    def documents(self) -> Iterator[Document]:
+        """All documents that are not deleted, by position, streamed."""
+        for segment in self.segments:
+            if segment.live is None:
+                yield from segment.documents.iterate()
+                continue
+            for start in range(0, segment.record.count, _BLOCK_DOCUMENTS):
+                live = start + np.flatnonzero(segment.live[start : start + _BLOCK_DOCUMENTS])
+                yield from segment.documents.at(live.tolist())
+
+    def faults(self) -> list[str]:
+        """What is wrong inside the files, and ids that are in two segments, one sentence each; reads everything."""
+        found = [fault for segment in self.segments for fault in segment.faults()]
+        if len(self.segments) < 2:
+            return found  # the documents file itself keeps ids unique
+        seen: set[str] = set()
+        for document in self.documents():
+            if document.id in seen:
+                found.append(f"the id {document.id!r} is in two segments; build the index again")
+            seen.add(document.id)
+        return found
