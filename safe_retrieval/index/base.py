@@ -16,14 +16,18 @@ from safe_retrieval.index.vectors import (
     check_ids,
     check_k,
     check_vectors,
+    ordered,
     rank,
     rounding_margin,
+    score,
 )
-from safe_retrieval.types import FloatMatrix, Hit
+from safe_retrieval.types import FloatMatrix, FloatVector, Hit
 
 # Candidates beyond k that are asked for at once. Near-ties at rank k are few as a rule; where they are not, the search
 # goes on with twice as many.
 _SPARE = 8
+# Vectors that are scored at once where their number has no bound.
+_BLOCK_ROWS = 16_384
 
 
 class IdTable(Protocol):
@@ -121,7 +125,7 @@ class VectorIndex(ABC):
         rankings = self.rankings(vectors, k)
         ids = self._ids.ids_at([int(position) for ranking in rankings for position in ranking.positions])
         hits = iter(ids)
-        return [[Hit(next(hits), float(score)) for score in ranking.scores] for ranking in rankings]
+        return [[Hit(next(hits), float(value)) for value in ranking.scores] for ranking in rankings]
 
     def rankings(self, vectors: FloatMatrix, k: int = 10, *, within: Selection | None = None) -> list[Ranking]:
         """As :meth:`search`, with positions in place of ids, and of the selected positions alone if there are such."""
@@ -147,6 +151,20 @@ class VectorIndex(ABC):
             asked *= 2
         return rankings
 
+    def above(self, query: FloatVector, least: float, *, within: Selection | None = None) -> Ranking:
+        """All positions whose inner product with a query is at least ``least``, ranked as by :meth:`rankings`.
+
+        Args:
+            query: (dimension,) float32, checked.
+            least: smallest score.
+            within: the only positions that count, if there is such a restriction.
+        """
+        found = self._nominated(query, least - rounding_margin(self.dimension), within)
+        parts = [found[start : start + _BLOCK_ROWS] for start in range(0, len(found), _BLOCK_ROWS)]
+        scores = np.concatenate([np.empty(0, np.float32), *(score(query, self.vectors_at(part)) for part in parts)])
+        near = np.flatnonzero(scores >= least)
+        return ordered(found[near], scores[near])
+
     @abstractmethod
     def _append(self, vectors: FloatMatrix) -> None:
         """Store checked vectors at the next positions."""
@@ -156,6 +174,10 @@ class VectorIndex(ABC):
         self, queries: FloatMatrix, count: int, within: Selection | None
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """(q, count) float32 scores, falling, and their positions; ``count`` is at most the number selected."""
+
+    @abstractmethod
+    def _nominated(self, query: FloatVector, least: float, within: Selection | None) -> NDArray[np.int64]:
+        """The selected positions whose float32 score is above ``least``, in any order."""
 
     @abstractmethod
     def vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:

@@ -11,14 +11,19 @@ import json
 import sqlite3
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
+from safe_retrieval.index.filters import Condition
 from safe_retrieval.index.vectors import is_valid_id
 from safe_retrieval.types import Document
 
@@ -39,6 +44,8 @@ CREATE TABLE documents (
 _COLUMNS = "id, title, text, metadata"
 # SQLite's default bound on parameters was 999 until 3.32.
 _PARAMETERS = 900
+# Filters whose answers are remembered: a file never changes, so neither do they. A bit a document each.
+_REMEMBERED = 32
 
 
 class DocumentWriter:
@@ -137,6 +144,7 @@ class DocumentStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._matches: OrderedDict[Condition, NDArray[np.uint8]] = OrderedDict()
         self._connection = _open_read_only(path)
         weakref.finalize(self, self._connection.close)  # an index under change drops stores that nobody asks any more
         with ExitStack() as on_failure:
@@ -183,6 +191,25 @@ class DocumentStore:
         """The documents at those positions that are there, by rising position."""
         rows = self._select(f"position, {_COLUMNS}", "position", sorted(set(positions)))
         return [self._document(row[1:]) for row in sorted(rows, key=lambda row: int(row[0]))]
+
+    def matching(self, condition: Condition) -> NDArray[np.bool_]:
+        """Which documents fulfil a condition; (n,) bool by position, the caller's own.
+
+        The first answer reads all metadata, at about a million documents in a few seconds; then it is remembered.
+        """
+        with self._lock:
+            bits = self._matches.get(condition)
+        if bits is None:
+            rows = self._query(f"SELECT position FROM documents WHERE {condition.sql}", condition.values)  # noqa: S608 (made by filters.py, values are bound)
+            mask = np.zeros(len(self), dtype=np.bool_)
+            mask[[row[0] for row in rows]] = True
+            bits = np.packbits(mask)
+        with self._lock:
+            self._matches[condition] = bits
+            self._matches.move_to_end(condition)
+            if len(self._matches) > _REMEMBERED:
+                self._matches.popitem(last=False)
+        return np.unpackbits(bits, count=len(self)).astype(np.bool_)
 
     def find(self, ids: Sequence[str]) -> dict[str, Document]:
         """The documents of those ids that are there."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from safe_retrieval.index.base import VectorIndex
 from safe_retrieval.index.vectors import Selection
-from safe_retrieval.types import FloatMatrix
+from safe_retrieval.types import FloatMatrix, FloatVector
 
 # Rows of the corpus in one product: 64 queries against a block need 4 MB of scores.
 _BLOCK_ROWS = 16_384
@@ -66,6 +66,10 @@ class ExactIndex(VectorIndex):
                 positions = np.take_along_axis(positions, kept, axis=1)
         order = np.argsort(-scores, axis=1)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+    def _nominated(self, query: FloatVector, least: float, within: Selection | None) -> NDArray[np.int64]:
+        found = self._matrix() @ query > least
+        return np.flatnonzero(found if within is None else found & within.mask)
 
     def vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
         """The vectors at (c,) positions; (c, dimension) float32."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safe_retrieval.errors import IndexFormatError
 from safe_retrieval.index.base import IdTable, VectorIndex
 from safe_retrieval.index.vectors import Selection
-from safe_retrieval.types import FloatMatrix
+from safe_retrieval.types import FloatMatrix, FloatVector
 
 # Lists, levels and the like in a file that we wrote ourselves; a flat index has none.
 _MOST_LOOPS = 1_000_000
@@ -71,6 +71,12 @@ class FaissIndex(VectorIndex):
         parameters = None if within is None else _selecting(within)
         scores, positions = self._index.search(queries, count, params=parameters)
         return scores, positions
+
+    def _nominated(self, query: FloatVector, least: float, within: Selection | None) -> NDArray[np.int64]:
+        parameters = None if within is None else _selecting(within)
+        _, _, positions = self._index.range_search(query[None], least, params=parameters)
+        found: NDArray[np.int64] = positions
+        return found
 
     def vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
         """The vectors at (c,) positions; (c, dimension) float32."""

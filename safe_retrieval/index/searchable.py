@@ -6,6 +6,7 @@ or the one after :meth:`SearchableIndex.refresh`.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 
 from safe_retrieval.errors import EncoderMismatchError, IndexFolderError, InputError
 from safe_retrieval.index.changes import changed, compacted
+from safe_retrieval.index.diversity import check_balance, most_diverse
+from safe_retrieval.index.filters import Condition, Where, as_filter, to_sql
 from safe_retrieval.index.manifest import IndexManifest
 from safe_retrieval.index.publish import locked
 from safe_retrieval.index.segments import Block, Snapshot
-from safe_retrieval.index.vectors import check_ids, check_vectors
+from safe_retrieval.index.vectors import Ranking, check_ids, check_k, check_vectors
 from safe_retrieval.types import Document, Encoder, FloatMatrix, Hit
 
 LOCK_SECONDS = 10.0
@@ -91,25 +94,70 @@ class SearchableIndex:
 
     # Asking
 
-    def search(self, vectors: FloatMatrix, k: int = 10) -> list[list[Hit]]:
+    def search(self, vectors: FloatMatrix, k: int = 10, *, where: Where = None) -> list[list[Hit]]:
         """The nearest documents to each query.
 
         Args:
             vectors: (q, dimension) float32, unit norm, in the index's space (see :meth:`check_encoder`).
             k: most hits for a query.
+            where: what the metadata of a hit must fulfil (:mod:`~safe_retrieval.index.filters`). FAISS looks at the
+                matching documents alone, so k hits come back whenever k documents match.
 
         Returns:
-            One list for each query: min(k, n) hits by falling cosine, ties by document position.
+            One list for each query: min(k, number of matching documents) hits by falling cosine, ties by position.
 
         Raises:
-            InputError: vectors of another shape or type, not finite or not of unit norm, or ``k`` below 1.
+            InputError: vectors of another shape or type, not finite or not of unit norm; ``k`` below 1; or a faulty
+                filter.
         """
         snapshot = self._snapshot
-        rankings = snapshot.rankings(vectors, k)
-        if not rankings:
-            return []
-        ids = iter(snapshot.ids_at(np.concatenate([ranking.positions for ranking in rankings])))
-        return [[Hit(next(ids), float(score)) for score in ranking.scores] for ranking in rankings]
+        return snapshot.hits(snapshot.rankings(vectors, k, _condition(where)))
+
+    def search_range(self, vectors: FloatMatrix, min_score: float, *, where: Where = None) -> list[list[Hit]]:
+        """All documents that are near enough to each query.
+
+        Args:
+            vectors: as in :meth:`search`.
+            min_score: smallest cosine, itself included.
+            where: as in :meth:`search`.
+
+        Returns:
+            One list for each query, in the order of :meth:`search`; as long as there are such documents.
+
+        Raises:
+            InputError: as in :meth:`search`, or ``min_score`` is no finite number.
+        """
+        if not math.isfinite(min_score):
+            raise InputError(f"expected a finite number as smallest score, got {min_score}")
+        snapshot = self._snapshot
+        return snapshot.hits(snapshot.above(vectors, min_score, _condition(where)))
+
+    def search_diverse(
+        self, vectors: FloatMatrix, k: int = 10, *, candidates: int = 50, balance: float = 0.5, where: Where = None
+    ) -> list[list[Hit]]:
+        """Near documents that are not all alike: maximal marginal relevance (Carbonell and Goldstein, 1998).
+
+        Args:
+            vectors: as in :meth:`search`.
+            k: most hits for a query.
+            candidates: how many of the nearest documents the hits are chosen from; at least k are.
+            balance: 1 asks for the nearest documents alone, 0 for those farthest from one another.
+            where: as in :meth:`search`.
+
+        Returns:
+            One list for each query, in the order of choice, so scores (cosine to the query) need not fall.
+
+        Raises:
+            InputError: as in :meth:`search`, or ``balance`` is outside [0, 1].
+        """
+        check_k(k)
+        check_balance(balance)
+        snapshot = self._snapshot
+        chosen = []
+        for positions, scores in snapshot.rankings(vectors, max(k, candidates), _condition(where)):
+            rows = most_diverse(scores, snapshot.vectors_at(positions), k, balance)
+            chosen.append(Ranking(positions[rows], scores[rows]))
+        return snapshot.hits(chosen)
 
     def get(self, ids: Sequence[str]) -> dict[str, Document]:
         """The documents of those ids that are there; ids that are not are left out."""
@@ -299,6 +347,11 @@ class SearchableIndex:
                 f"{encoder.name} speaks another space ({encoder.dimension} dimensions, {_short(encoder.space)}). Ask "
                 f"with {own.name} or an adapter that was trained for it, or build the index with {encoder.name}"
             )
+
+
+def _condition(where: Where) -> Condition | None:
+    found = as_filter(where)
+    return None if found is None else to_sql(found)
 
 
 def _positions(found: dict[str, int]) -> NDArray[np.int64]:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from safe_retrieval.errors import IndexFormatError, InputError
 from safe_retrieval.index.documents import DocumentStore
 from safe_retrieval.index.faiss_index import FaissIndex
+from safe_retrieval.index.filters import Condition
 from safe_retrieval.index.manifest import FileRecord, IndexManifest, SegmentRecord, check_file, read_manifest
-from safe_retrieval.index.vectors import Ranking, Selection, check_k, check_vectors
-from safe_retrieval.types import Document, FloatMatrix
+from safe_retrieval.index.vectors import Ranking, Selection, check_k, check_vectors, ordered
+from safe_retrieval.types import Document, FloatMatrix, FloatVector, Hit
 
 # A writer replaces the manifest and then removes the files of the old one. Whoever read the old manifest just before
 # finds its files gone and looks again.
@@ -110,9 +111,20 @@ class Segment:
         """(m,) positions of deleted documents inside the segment, rising."""
         return np.empty(0, np.int64) if self.live is None else np.flatnonzero(~self.live)
 
-    def rankings(self, queries: FloatMatrix, k: int) -> list[Ranking]:
+    def rankings(self, queries: FloatMatrix, k: int, condition: Condition | None) -> list[Ranking]:
         """The best positions inside the segment for each query; deleted ones are not found."""
-        return self.vectors.rankings(queries, k, within=self._selection)
+        return self.vectors.rankings(queries, k, within=self._selected(condition))
+
+    def above(self, query: FloatVector, least: float, condition: Condition | None) -> Ranking:
+        """All positions inside the segment that score at least ``least``; deleted ones are not found."""
+        return self.vectors.above(query, least, within=self._selected(condition))
+
+    def _selected(self, condition: Condition | None) -> Selection | None:
+        """What may be found: everything that is not deleted and fulfils the condition."""
+        if condition is None:
+            return self._selection
+        matching = self.documents.matching(condition)
+        return Selection(matching if self.live is None else matching & self.live)
 
     def positions_of(self, ids: Sequence[str]) -> dict[str, int]:
         """The positions, inside the segment, of those ids that are there and not deleted."""
@@ -230,28 +242,45 @@ class Snapshot:
                     raise
         return cls.open(folder, read_manifest(folder), verify=verify, before=before)
 
-    def rankings(self, vectors: FloatMatrix, k: int) -> list[Ranking]:
-        """The best positions for each query over all segments, ties by position.
+    def rankings(self, vectors: FloatMatrix, k: int, condition: Condition | None = None) -> list[Ranking]:
+        """The best positions for each query over all segments, ties by position; only those that fulfil a condition.
 
         Raises:
             InputError: vectors of another shape or type, not finite or not of unit norm, or ``k`` below 1.
         """
         queries = check_vectors(vectors, self.manifest.dimension, what="query vector")
         check_k(k)
-        parts = [segment.rankings(queries, k) for segment in self.segments]
+        parts = [segment.rankings(queries, k, condition) for segment in self.segments]
         if len(parts) == 1:
             return parts[0]
         return [self._merged([part[row] for part in parts], k) for row in range(len(queries))]
+
+    def above(self, vectors: FloatMatrix, least: float, condition: Condition | None = None) -> list[Ranking]:
+        """All positions that score at least ``least``, for each query, ranked as by :meth:`rankings`.
+
+        Raises:
+            InputError: vectors of another shape or type, not finite or not of unit norm.
+        """
+        queries = check_vectors(vectors, self.manifest.dimension, what="query vector")
+        total = sum(segment.record.count for segment in self.segments)
+        return [
+            self._merged([segment.above(query, least, condition) for segment in self.segments], total)
+            for query in queries
+        ]
 
     def _merged(self, rankings: Sequence[Ranking], k: int) -> Ranking:
         """One ranking of those of all segments, whose positions count from the segment's start."""
         if not rankings:
             return Ranking(np.empty(0, np.int64), np.empty(0, np.float32))
         moved = [ranking.positions + start for ranking, start in zip(rankings, self._starts[:-1], strict=True)]
-        positions = np.concatenate(moved)
-        scores = np.concatenate([ranking.scores for ranking in rankings])
-        best = np.lexsort((positions, -scores))[:k]
-        return Ranking(positions[best], scores[best])
+        return ordered(np.concatenate(moved), np.concatenate([ranking.scores for ranking in rankings]), k)
+
+    def hits(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
+        """Rankings with ids in place of positions."""
+        if not rankings:
+            return []
+        ids = iter(self.ids_at(np.concatenate([ranking.positions for ranking in rankings])))
+        return [[Hit(next(ids), float(score)) for score in ranking.scores] for ranking in rankings]
 
     def ids_at(self, positions: NDArray[np.int64]) -> list[str]:
         """The ids at (n,) positions, in the order asked."""

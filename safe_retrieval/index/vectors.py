@@ -120,8 +120,18 @@ def rank(query: FloatVector, positions: NDArray[np.int64], vectors: FloatMatrix,
         At most ``k`` candidates by falling score, ties by rising position. Scores are summed in float64 and rounded
         once, so equal vectors have equal scores whatever stands beside them.
     """
+    return ordered(positions, score(query, vectors), k)
+
+
+def score(query: FloatVector, vectors: FloatMatrix) -> FloatVector:
+    """Inner products of a query (d,) and vectors (c, d); (c,) float32, summed in float64 and rounded once."""
     # Product and row sum, not a matrix product: BLAS adds up differently at the edge of a block.
-    scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1).astype(np.float32)
+    scores: FloatVector = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1).astype(np.float32)
+    return scores
+
+
+def ordered(positions: NDArray[np.int64], scores: FloatVector, k: int | None = None) -> Ranking:
+    """Positions by falling score, ties by rising position; the best ``k``, or all."""
     best = np.lexsort((positions, -scores))[:k]
     return Ranking(positions[best], scores[best])
 

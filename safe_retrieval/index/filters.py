@@ -1,0 +1,320 @@
+"""Conditions on metadata, in Python, as JSON, and as SQL.
+
+A filter is a tree of small frozen dataclasses, or the mapping that document databases have made common::
+
+    All((Equal("language", "en"), Between("year", at_least=1990, below=2000)))
+    {"language": "en", "year": {"$gte": 1990, "$lt": 2000}}
+
+What a condition means, whatever states it:
+
+- Fields are the names at the top level of a document's metadata.
+- Numbers compare by value (``1`` equals ``1.0``), strings by code point. Values of different kinds are never equal and
+  never in order; a boolean is no number. A list or an object equals nothing.
+- ``None`` equals a field that is null or missing. Every other condition on a field that is missing is false, so its
+  negation is true.
+
+:func:`matches` is the meaning; :func:`to_sql` must agree with it, and a test says that it does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias, cast
+
+from safe_retrieval.errors import InputError
+from safe_retrieval.types import Metadata
+
+Scalar: TypeAlias = str | int | float | bool | None
+
+# SQLite's oldest bound on parameters is 999, and on the depth of an expression 1,000.
+_MOST_CONDITIONS = 400
+_MOST_LEVELS = 40
+_INTEGERS = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Equal:
+    """The field has this value; ``None``: it is null or missing."""
+
+    field: str
+    value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """The field has one of these values; none of them is ``None``."""
+
+    field: str
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The field is in a range of numbers or of strings; bounds that are ``None`` are open."""
+
+    field: str
+    at_least: float | str | None = None
+    above: float | str | None = None
+    at_most: float | str | None = None
+    below: float | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every part holds; true if there is none."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one part holds; false if there is none."""
+
+    parts: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The part does not hold."""
+
+    part: Filter
+
+
+Filter: TypeAlias = Equal | OneOf | Between | All | AnyOf | Not
+
+Where: TypeAlias = Filter | Mapping[str, Any] | None
+"""What a search takes: a filter, the mapping that stands for one, or none."""
+
+
+class Condition(NamedTuple):
+    """A filter as SQL over the column ``metadata``, with the values of its question marks."""
+
+    sql: str
+    values: tuple[str, ...]
+
+
+def as_filter(where: Where) -> Filter | None:
+    """The filter that a search was given, from whichever form.
+
+    Mappings: ``{"field": value}`` for equality; ``{"field": {operator: value}}`` with ``$eq``, ``$ne``, ``$gt``,
+    ``$gte``, ``$lt``, ``$lte``, or with ``$in``, ``$nin`` and a list; several fields, or several operators of one
+    field, must all hold; ``{"$and": [mappings]}``, ``{"$or": [mappings]}`` and ``{"$not": mapping}``.
+
+    Raises:
+        InputError: it is no filter, has an unknown operator, a value that nothing can equal, or is too large.
+    """
+    if where is None:
+        return None
+    found = _from_mapping(where, 0) if isinstance(where, Mapping) else where
+    _check(found)
+    return found
+
+
+def _from_mapping(mapping: object, level: int) -> Filter:
+    if not isinstance(mapping, Mapping):
+        raise InputError(f"expected a mapping as a filter, got {type(mapping).__name__}: {mapping!r}")
+    if level > _MOST_LEVELS:
+        raise InputError(f"expected a filter of at most {_MOST_LEVELS} levels; write it flatter")
+    parts = tuple(_entry(name, value, level) for name, value in mapping.items())
+    return parts[0] if len(parts) == 1 else All(parts)
+
+
+def _entry(name: object, value: Any, level: int) -> Filter:
+    if name in {"$and", "$or"}:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise InputError(f"expected a list of filters after {name}, got {type(value).__name__}")
+        parts = tuple(_from_mapping(part, level + 1) for part in value)
+        return All(parts) if name == "$and" else AnyOf(parts)
+    if name == "$not":
+        return Not(_from_mapping(value, level + 1))
+    if not isinstance(name, str) or name.startswith("$"):
+        raise InputError(f"expected a field, $and, $or or $not, got {name!r}")
+    if not isinstance(value, Mapping):
+        return Equal(name, value)
+    parts = tuple(_operation(name, operator, operand) for operator, operand in value.items())
+    return parts[0] if len(parts) == 1 else All(parts)
+
+
+_OPERATIONS: Mapping[str, Callable[[str, Any], Filter]] = {
+    "$eq": Equal,
+    "$ne": lambda field, value: Not(Equal(field, value)),
+    "$gt": lambda field, value: Between(field, above=value),
+    "$gte": lambda field, value: Between(field, at_least=value),
+    "$lt": lambda field, value: Between(field, below=value),
+    "$lte": lambda field, value: Between(field, at_most=value),
+    "$in": lambda field, values: OneOf(field, _values(field, values)),
+    "$nin": lambda field, values: Not(OneOf(field, _values(field, values))),
+}
+
+
+def _operation(field: str, operator: object, operand: Any) -> Filter:
+    make = _OPERATIONS.get(operator) if isinstance(operator, str) else None
+    if make is None:
+        raise InputError(f"field {field!r}: expected one of {', '.join(_OPERATIONS)}, got {operator!r}")
+    return make(field, operand)
+
+
+def _values(field: str, values: object) -> tuple[Scalar, ...]:
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence | frozenset | set):
+        raise InputError(f"field {field!r}: expected a list of values, got {type(values).__name__}")
+    return tuple(cast("Sequence[Scalar]", values))
+
+
+def _check(found: Filter) -> None:
+    """Refuse what is no filter, and what SQLite could not be asked."""
+    conditions = 0
+    waiting: list[tuple[object, int]] = [(found, 0)]
+    while waiting:
+        part, level = waiting.pop()
+        conditions += 1
+        if level > _MOST_LEVELS or conditions > _MOST_CONDITIONS:
+            raise InputError(
+                f"expected a filter of at most {_MOST_CONDITIONS} conditions and {_MOST_LEVELS} levels; for many "
+                "values of one field use $in"
+            )
+        match part:
+            case All(parts) | AnyOf(parts):
+                waiting += [(inner, level + 1) for inner in parts]
+            case Not(inner):
+                waiting.append((inner, level + 1))
+            case _:
+                _check_leaf(part)
+
+
+def _check_leaf(part: object) -> None:
+    match part:
+        case Equal(field, value):
+            _check_value(field, value)
+        case OneOf(field, values):
+            for value in values:
+                _check_value(field, value)
+            if None in values:
+                raise InputError(f"field {field!r}: null cannot be one of several values; add an $or with equality")
+        case Between(field):
+            bounds = [bound for _, bound in _bounds(part)]
+            if not bounds or len({isinstance(bound, str) for bound in bounds}) > 1:
+                raise InputError(f"field {field!r}: expected at least one bound, all numbers or all strings")
+            for bound in bounds:
+                _check_value(field, bound)
+                if isinstance(bound, bool):
+                    raise InputError(f"field {field!r}: a boolean is no bound; compare for equality")
+        case _:
+            raise InputError(f"expected a filter, got {type(part).__name__}: {part!r}")
+
+
+def _check_value(field: object, value: object) -> None:
+    if not isinstance(field, str):
+        raise InputError(f"expected the name of a field, got {field!r}")
+    if value is not None and not isinstance(value, str | int | float):
+        raise InputError(f"field {field!r}: expected a string, number, boolean or null, got {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"field {field!r}: expected a finite number, got {value}")
+    if isinstance(value, int) and not -_INTEGERS <= value < _INTEGERS:
+        raise InputError(f"field {field!r}: expected an integer of at most 64 bits, got {value}")
+
+
+def _bounds(part: Between) -> list[tuple[str, float | str]]:
+    """The bounds that are there, each with its comparison."""
+    given = ((">=", part.at_least), (">", part.above), ("<=", part.at_most), ("<", part.below))
+    return [(comparison, bound) for comparison, bound in given if bound is not None]
+
+
+def _kind(value: object) -> str:
+    """What may be compared with what."""
+    if value is None or isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return "text"
+    return "number" if isinstance(value, int | float) else "other"
+
+
+def matches(found: Filter, metadata: Metadata) -> bool:
+    """Whether metadata fulfils a filter."""
+    match found:
+        case All(parts):
+            return all(matches(part, metadata) for part in parts)
+        case AnyOf(parts):
+            return any(matches(part, metadata) for part in parts)
+        case Not(part):
+            return not matches(part, metadata)
+        case Equal(field, value):
+            return _equal(metadata.get(field), value)
+        case OneOf(field, values):
+            return any(_equal(metadata.get(field), value) for value in values)
+        case Between(field):
+            value = metadata.get(field)
+            return all(_kind(value) == _kind(bound) and _ordered(value, sign, bound) for sign, bound in _bounds(found))
+
+
+def _equal(one: object, other: object) -> bool:
+    return _kind(one) == _kind(other) != "other" and one == other
+
+
+def _ordered(value: Any, comparison: str, bound: Any) -> bool:
+    if comparison[0] == ">":
+        return bool(value >= bound if comparison == ">=" else value > bound)
+    return bool(value <= bound if comparison == "<=" else value < bound)
+
+
+_KINDS = {"text": "f.type = 'text'", "number": "f.type IN ('integer', 'real')"}
+_FIELD = "EXISTS (SELECT 1 FROM json_each(documents.metadata) AS f WHERE f.key = ? AND "
+
+
+def to_sql(found: Filter) -> Condition:
+    """A filter as a condition on ``documents``.
+
+    Values go in as JSON: so SQLite reads a number here with the same routine as in the metadata, to the last bit.
+    """
+    match found:
+        case All(parts):
+            return _joined(parts, " AND ", "1")
+        case AnyOf(parts):
+            return _joined(parts, " OR ", "0")
+        case Not(part):
+            inner = to_sql(part)
+            return Condition(f"NOT {inner.sql}", inner.values)
+        case OneOf(field, values):
+            return _one_of(field, values)
+        case _:
+            return _leaf(found)
+
+
+def _leaf(found: Equal | Between) -> Condition:
+    match found:
+        case Equal(field, None):
+            return Condition(f"NOT {_FIELD}f.type <> 'null')", (field,))
+        case Equal(field, bool(value)):
+            return Condition(f"{_FIELD}f.type = '{'true' if value else 'false'}')", (field,))
+        case Equal(field, value):
+            test = f"{_KINDS[_kind(value)]} AND f.value = json_extract(?, '$')"
+            return Condition(f"{_FIELD}{test})", (field, _json(value)))
+        case Between(field):
+            bounds = _bounds(found)
+            tests = "".join(f" AND f.value {comparison} json_extract(?, '$')" for comparison, _ in bounds)
+            operands = tuple(_json(bound) for _, bound in bounds)
+            return Condition(f"{_FIELD}{_KINDS[_kind(bounds[0][1])]}{tests})", (field, *operands))
+
+
+def _joined(parts: Sequence[Filter], word: str, empty: str) -> Condition:
+    conditions = [to_sql(part) for part in parts]
+    sql = word.join(condition.sql for condition in conditions) or empty
+    return Condition(f"({sql})", tuple(value for condition in conditions for value in condition.values))
+
+
+def _one_of(field: str, values: Sequence[Scalar]) -> Condition:
+    """Equality with many values, in one parameter a kind: there may be thousands of them."""
+    parts = [to_sql(Equal(field, value)) for value in (True, False) if any(value is given for given in values)]
+    for kind, test in _KINDS.items():
+        same = [value for value in values if _kind(value) == kind]
+        if same:
+            sql = _FIELD + test + " AND f.value IN (SELECT value FROM json_each(?)))"  # noqa: S608 - values are bound
+            parts.append(Condition(sql, (field, _json(same))))
+    sql = " OR ".join(part.sql for part in parts) or "0"
+    return Condition(f"({sql})", tuple(value for part in parts for value in part.values))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
