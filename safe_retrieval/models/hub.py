@@ -190,7 +190,8 @@ def _told(repo_id: str) -> Iterator[None]:
     # The library moved from httpx to httpx2; its session says which of the two this release raises errors of.
     transport = importlib.import_module(type(get_session()).__module__.partition(".")[0])
     try:
-        yield
+        with _without_telemetry():
+            yield
     except errors.GatedRepoError as error:
         raise ModelNotFoundError(
             f"{repo_id} is gated on the hub: ask for access on its page, then log in with `hf auth login`"
@@ -207,6 +208,22 @@ def _told(repo_id: str) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise
         raise DownloadError(f"the hub did not deliver {repo_id} ({_first_line(error)})") from error
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """The hub is told what is wanted and nothing about this machine.
+
+    Otherwise the library also asks its own address, and not the mirror's, which program it might be running under.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_DISABLE_TELEMETRY
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # read at import from the environment, so setting that comes too late
+    try:
+        yield
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY = before
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import _detect_agent
 
 from safe_retrieval.errors import ChecksumError, DownloadError, ModelError, ModelNotFoundError
 from safe_retrieval.models import hub
@@ -53,6 +55,16 @@ def test_any_hub_id_works_and_only_data_comes(remote: Any, home: Path) -> None:
     assert model.fingerprint == tree_fingerprint({name: digest_of(model.path / name) for name in KEPT})
     assert Manifest.read(model.path).source == f"hub: {REPO}@{COMMIT}"
     assert not any("pytorch_model.bin" in path or path.endswith(".py") for path in remote.requests)
+
+
+def test_the_hub_is_told_nothing_about_this_machine(remote: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetched() -> None:
+        pytest.fail("the library asked its own address, and not the mirror, which program calls it")
+
+    monkeypatch.setattr(_detect_agent, "_get_registry", fetched)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    resolve(REPO, kind=ModelKind.LANGUAGE_MODEL)
+    assert constants.HF_HUB_DISABLE_TELEMETRY is False  # put back: it is the user's setting
 
 
 def test_the_same_files_in_a_folder_have_the_same_fingerprint(remote: Any, tmp_path: Path) -> None:
