@@ -22,7 +22,7 @@ help:
 	@echo "make check   lint, formatting and strict types; changes nothing"
 	@echo "make fix     mend what lint and formatting can mend"
 	@echo "make bench   training throughput, as a JSON file in benchmarks/results"
-	@echo "make docs    write README's tables from benchmarks/results, then check links and examples"
+	@echo "make docs    write the documents' tables from benchmarks/results, then check links and examples"
 
 audit: $(VENV)/.core
 	@$(BIN)/safe-retrieval audit --backbone "$(BACKBONE)" $(ARGS)
@@ -44,6 +44,7 @@ bench: $(VENV)/.core
 
 docs: $(VENV)/.dev
 	$(BIN)/python benchmarks/readme_table.py
+	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m pytest tests/test_docs.py tests/real/test_docs_real.py
 
 # Stamps: an environment is set up once, and again where the dependencies have changed.

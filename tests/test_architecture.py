@@ -18,6 +18,7 @@ FLOORS = (
     ("index", "training"),
     ("retrieval",),
     ("audit", "interpret"),
+    ("bench",),
     ("server", "cli"),
 )
 """docs/architecture.md, from the ground up."""

@@ -87,19 +87,29 @@ def read_jsonl(path: Path, *, id_field: str = "_id") -> Iterator[Row]:
     """
     seen: dict[str, int] = {}
     for number, line in read_lines(path):
-        where = f"{path}, line {number}"
-        try:
-            fields = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{where}: expected one JSON object, the line does not parse: {error}") from error
-        if not isinstance(fields, dict):
-            raise DataError(f"{where}: expected a JSON object, found {type(fields).__name__}")
-        row = Row(where, fields)
+        row = parse_row(f"{path}, line {number}", line)
         identifier = text_field(row, id_field)
         if identifier in seen:
-            raise DataError(f"{where}: id {identifier!r} was already used in line {seen[identifier]}; ids are unique")
+            raise DataError(
+                f"{row.where}: id {identifier!r} was already used in line {seen[identifier]}; ids are unique"
+            )
         seen[identifier] = number
         yield row
+
+
+def parse_row(where: str, line: str) -> Row:
+    """One line of a JSONL file.
+
+    Raises:
+        DataError: it is not one JSON object; the message begins with ``where``.
+    """
+    try:
+        fields = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{where}: expected one JSON object, the line does not parse: {error}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(fields).__name__}")
+    return Row(where, fields)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -152,7 +152,7 @@ class AuditReport:
             "data": dict(self.data),
             "cutoffs": list(self.cutoffs),
             "arms": {name: _arm_json(result) for name, result in self.arms.items()},
-            "comparisons": {name: _comparison_json(comparison) for name, comparison in self.comparisons.items()},
+            "comparisons": {name: comparison_json(comparison) for name, comparison in self.comparisons.items()},
             "findings": len(self.findings),
             "provenance": {
                 **self.provenance,
@@ -162,7 +162,8 @@ class AuditReport:
         }
 
 
-def _estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
+def estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
+    """A figure as reports write it; ``None`` stays ``None``."""
     if estimate is None:
         return None
     return {
@@ -174,13 +175,13 @@ def _estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
 
 
 def _arm_json(result: ArmResult) -> dict[str, Any]:
-    figures: dict[str, Any] = {name: _estimate_json(figure) for name, figure in result.metrics.items()}
+    figures: dict[str, Any] = {name: estimate_json(figure) for name, figure in result.metrics.items()}
     return figures | {
         "queries_per_second": round(result.queries_per_second, 3),
         "seconds": {"encode": round(result.encode_seconds, 3), "search": round(result.search_seconds, 3)},
         "asked": {kind.value: count for kind, count in result.asked.items()},
         "hazards": {
-            hazard.value: {name: _estimate_json(figure) for name, figure in figures_of_hazard.items()}
+            hazard.value: {name: estimate_json(figure) for name, figure in figures_of_hazard.items()}
             for hazard, figures_of_hazard in result.hazards.items()
         },
     }
@@ -191,13 +192,14 @@ def _change_json(change: MetricChange | None) -> dict[str, Any] | None:
         return None
     test = change.test
     return {
-        "relative": _estimate_json(change.relative),
-        "difference": _estimate_json(change.difference),
+        "relative": estimate_json(change.relative),
+        "difference": estimate_json(change.difference),
         "mcnemar": test and {"only_baseline": test.only_first, "only_arm": test.only_second, "p_value": test.p_value},
     }
 
 
-def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as reports write it."""
     selectivity = comparison.selectivity
     return {
         "baseline": comparison.baseline,
@@ -205,7 +207,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
         f"benign_recall@{HEADLINE}": _change_json(comparison.benign_recall),
         f"selectivity@{HEADLINE}": selectivity
         and {
-            **(_estimate_json(selectivity.difference) or {}),
+            **(estimate_json(selectivity.difference) or {}),
             "matched_cutoff": round(selectivity.matched_cutoff, 3),
         },
     }

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from safe_retrieval import __version__
-from safe_retrieval.cli import audit, encode, index, models, search, train
+from safe_retrieval.cli import audit, bench, encode, index, models, search, train
 from safe_retrieval.errors import SafeRetrievalError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.add_typer(index.app, name="index")
+app.add_typer(bench.app, name="bench")
 app.command("search")(search.search)
 app.command("encode")(encode.encode)
 app.command("audit")(audit.audit)

@@ -19,6 +19,8 @@ from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
 from safe_retrieval.types import FloatMatrix, QueryEncoding
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from safe_retrieval.backbone.language_model import LanguageModel
 
 MAX_TOKENS = 512
@@ -116,23 +118,41 @@ def mean_states(
     """
     import torch
 
+    with torch.inference_mode():
+        states, real = text_states(model, rows, bidirectional=bidirectional)
+        if starts is not None:
+            first = torch.tensor(starts, device=real.device)[:, None]
+            real = real & (torch.arange(real.shape[1], device=real.device) >= first)
+        pooled: FloatMatrix = masked_mean(states, real).cpu().numpy()
+    return pooled
+
+
+def text_states(
+    model: LanguageModel, rows: Sequence[Sequence[int]], *, bidirectional: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Last-layer states (B, n, H) of B rows of token ids, and (B, n) bool, False where a column is padding.
+
+    Gradients flow where they are on.
+    """
+    import torch
+
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), model.tokenizer.pad_id)
     real = torch.zeros((len(rows), width), dtype=torch.bool)
-    counted = torch.zeros((len(rows), width), dtype=torch.bool)
     for i, row in enumerate(rows):  # right padding: causal attention never looks at what stands after a position
         ids[i, : len(row)] = torch.tensor(row)
         real[i, : len(row)] = True
-        counted[i, starts[i] if starts else 0 : len(row)] = True
-    ids, real, counted = ids.to(model.device), real.to(model.device), counted.to(model.device)
+    ids, real = ids.to(model.device), real.to(model.device)
     mask = real
     if bidirectional:
         # A 4-d mask is added to the scores as it is, so one that hides only padding lets every token see all.
         hidden = torch.finfo(model.dtype).min
         mask = torch.zeros(real.shape, dtype=model.dtype, device=real.device).masked_fill(~real, hidden)
         mask = mask[:, None, None, :].expand(-1, 1, width, -1)
-    with torch.inference_mode():
-        states = model.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        weights = counted[..., None].float()
-        pooled: FloatMatrix = ((states.float() * weights).sum(1) / weights.sum(1)).cpu().numpy()
-    return pooled
+    return model.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, real
+
+
+def masked_mean(states: Tensor, counted: Tensor) -> Tensor:
+    """(B, H) float32: mean of (B, n, H) states over the columns that count in (B, n)."""
+    weights = counted[..., None].float()
+    return (states.float() * weights).sum(1) / weights.sum(1)

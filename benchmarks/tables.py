@@ -1,0 +1,210 @@
+"""Write the tables of docs/benchmarks.md from the result files in ``benchmarks/results``.
+
+    python benchmarks/tables.py            # write
+    python benchmarks/tables.py --check    # exit code 1 where the document differs
+
+What stands between the markers is never written by hand: every figure comes from a file that says how it was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safe_retrieval.bench.arms import ARMS, BASELINE, CEILING
+from safe_retrieval.bench.ceiling import share_of_level, share_of_reduction, shared_values
+from safe_retrieval.bench.results import Result, ResultStore
+from safe_retrieval.bench.tasks import TASKS, TaskKind
+from safe_retrieval.errors import SafeRetrievalError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = REPOSITORY / "benchmarks" / "results"
+DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
+MISSING = "n/a"
+
+_BLOCK = re.compile(r"<!-- tables -->\n.*?<!-- end of tables -->", re.DOTALL)
+
+NO_RESULT = "*No result is recorded yet: `safe-retrieval bench run --data DIR` measures, `make docs` puts it here.*"
+
+Rows = list[tuple[str, Result]]
+"""Label and result."""
+
+
+class TablesError(Exception):
+    """The document has no place for the tables."""
+
+
+def render(document: str, results: Sequence[tuple[str, Result]]) -> str:
+    """The document with the tables of ``results`` between its markers.
+
+    Raises:
+        TablesError: there is not exactly one pair of markers.
+    """
+    if len(_BLOCK.findall(document)) != 1:
+        raise TablesError("expected one block from '<!-- tables -->' to '<!-- end of tables -->'")
+    content = "\n\n".join(_sections(results)) or NO_RESULT
+    return _BLOCK.sub(lambda _: f"<!-- tables -->\n\n{content}\n\n<!-- end of tables -->", document)
+
+
+def _sections(results: Sequence[tuple[str, Result]]) -> list[str]:
+    by_task: defaultdict[tuple[str, int | None], Rows] = defaultdict(list)
+    for label, result in results:
+        by_task[result["task"]["name"], result["data"]["limit"]].append((label, result))
+    order = list(TASKS)
+    keys = sorted(by_task, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[1] or 0))
+    return [_section(limit, by_task[name, limit]) for name, limit in keys]
+
+
+def _section(limit: int | None, rows: Rows) -> str:
+    task = rows[0][1]["task"]
+    sample = "" if limit is None else f", a sample of {limit:,} queries"
+    arms = list(ARMS)
+    rows = sorted(rows, key=lambda row: (row[0], arms.index(row[1]["arm"]["name"])))
+    table = harm_table(rows) if task["kind"] == TaskKind.HARM else plain_table(rows)
+    return f"### {task['title']}{sample}\n\n{table}\n\n{_origin(rows)}"
+
+
+def harm_table(rows: Rows) -> str:
+    """One row an arm: harm and benign recall side by side, what is left at equal usefulness, the ceiling, the cost."""
+    headings = [
+        "configuration",
+        "arm",
+        "harm@5 (lower is safer)",
+        f"against `{BASELINE}`",
+        "benign recall@5",
+        f"against `{BASELINE}`",
+        "selectivity",
+        "over-refusal",
+        "of the ceiling: harm",
+        "recall",
+        "queries/s",
+        "GFLOPs/query",
+    ]
+    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    for label, result in rows:
+        metrics, comparison = result["metrics"], result["comparison"] or {}
+        reached = ceiling_shares(label, result, rows)
+        lines.append(
+            [
+                label,
+                f"`{result['arm']['name']}`",
+                _percent(metrics.get("harm@5")),
+                _change(comparison.get("harm@5")),
+                _percent(metrics.get("benign_recall@5")),
+                _change(comparison.get("benign_recall@5")),
+                _signed(comparison.get("selectivity@5")),
+                _percent(metrics.get("over_refusal")),
+                *reached,
+                *_cost(result),
+            ]
+        )
+    return _markdown(lines)
+
+
+def plain_table(rows: Rows) -> str:
+    """One row an arm: the headline figure, its difference to the baseline, the cost."""
+    metric = rows[0][1]["task"]["metric"]
+    headings = ["configuration", "arm", metric, f"against `{BASELINE}`", "queries/s", "GFLOPs/query"]
+    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    for label, result in rows:
+        difference = ((result["comparison"] or {}).get(metric) or {}).get("difference")
+        figure = result["metrics"].get(metric)
+        lines.append([label, f"`{result['arm']['name']}`", _points(figure), _signed(difference), *_cost(result)])
+    return _markdown(lines)
+
+
+def ceiling_shares(label: str, result: Result, rows: Rows) -> tuple[str, str]:
+    """Share of the ceiling's harm reduction and of its benign recall that an arm reaches, as text.
+
+    The ceiling is ``hyde`` of the same label on the same queries; nothing where it was not measured.
+    """
+    name = result["arm"]["name"]
+    ceiling = next((each for other, each in rows if other == label and each["arm"]["name"] == CEILING), None)
+    baseline = next((each for _, each in rows if each["arm"]["name"] == BASELINE), None)
+    if ceiling is None or baseline is None or name in {BASELINE, CEILING}:
+        return "", ""
+    harm = shared_values("harm@5", baseline, result, ceiling)
+    recall = shared_values("benign_recall@5", result, ceiling)
+    reduction = share_of_reduction(*harm) if harm else None
+    level = share_of_level(*recall) if recall else None
+    return _percent(reduction and reduction._asdict()), _percent(level and level._asdict())
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return MISSING
+    return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
+
+
+def _points(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return MISSING
+    return f"{100 * figure['value']:.2f} ({100 * figure['low']:.2f} to {100 * figure['high']:.2f})"
+
+
+def _signed(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return ""
+    return f"{100 * figure['value']:+.1f} ({100 * figure['low']:+.1f} to {100 * figure['high']:+.1f})"
+
+
+def _change(change: Mapping[str, Any] | None) -> str:
+    relative = (change or {}).get("relative")
+    return "" if relative is None else f"{100 * relative['value']:+.1f} %"
+
+
+def _cost(result: Result) -> tuple[str, str]:
+    speed, flops = result["cost"]["queries_per_second"], result["cost"]["flops_per_query"]
+    shown = MISSING if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+    return shown, MISSING if flops is None else f"{flops / 1e9:.3g}"
+
+
+def _origin(rows: Rows) -> str:
+    """Data, machines and commits of a table."""
+    task = rows[0][1]["task"]
+    found: dict[str, set[str]] = {"machine": set(), "commit": set()}
+    for _, result in rows:
+        provenance = result["provenance"]
+        found["machine"].add(f"{provenance['threads']} threads of {provenance['cpu'] or 'an unnamed processor'}")
+        found["commit"].add((provenance.get("commit") or "unknown")[:10])
+    parts = [
+        "95 % intervals in brackets",
+        f"source {task['source']} ({task['licence']})",
+        "; ".join(sorted(found["machine"])),
+        f"commit {', '.join(sorted(found['commit']))}",
+    ]
+    return f"<sub>{'; '.join(parts)}.</sub>"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; 0 done, 1 the document differs (``--check``), 2 an error."""
+    parser = argparse.ArgumentParser(description="Write the tables of docs/benchmarks.md from the result files.")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the document differs")
+    options = parser.parse_args(arguments)
+    try:
+        before = options.document.read_text(encoding="utf-8")
+        after = render(before, list(ResultStore(options.results).all()))
+    except (OSError, TablesError, SafeRetrievalError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.check:
+        if after != before:
+            print(f"{options.document} is not what the results say; run: make docs", file=sys.stderr)
+        return int(after != before)
+    options.document.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

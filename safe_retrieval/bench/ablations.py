@@ -1,0 +1,99 @@
+"""Ablations: one training configuration and, by name, what a row changes in it.
+
+The file names a base configuration and overrides; nothing is copied, so a row differs from the base by what it says and
+by nothing else. A row is trained, then measured::
+
+    safe-retrieval bench ablate compression-tokens-5 --data DIR
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from safe_retrieval.errors import ConfigError, InputError
+from safe_retrieval.training.config import TrainingConfig, load_config
+
+
+class Ablations(BaseModel):
+    """The content of an ablation file.
+
+    Attributes:
+        base: the base configuration, relative to the file.
+        tasks: tasks that every row is measured on.
+        arms: arms that every row is measured with.
+        rows: by name, settings that replace those of the base, nested as there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: Path
+    tasks: tuple[str, ...] = Field(min_length=1)
+    arms: tuple[str, ...] = Field(min_length=1)
+    rows: dict[str, dict[str, Any]] = Field(min_length=1)
+
+
+def load_ablations(path: Path) -> Ablations:
+    """Read an ablation file.
+
+    Raises:
+        ConfigError: it cannot be read, or a field is unknown or wrong; the message names it.
+    """
+    try:
+        ablations = Ablations.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"expected a YAML file of ablations at {path}: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_told(error)}") from error
+    return ablations.model_copy(update={"base": path.parent / ablations.base})
+
+
+def ablation_config(ablations: Ablations, name: str, out: Path) -> TrainingConfig:
+    """The training configuration of a row.
+
+    Responses are shared with the base where the row does not change how they are generated, and otherwise the row keeps
+    its own.
+
+    Args:
+        ablations: the file's content.
+        name: of the row.
+        out: folder of all rows' runs; this one's is ``out/name``.
+
+    Raises:
+        InputError: there is no such row; the message lists them.
+        ConfigError: the base is broken, or the row names a setting that does not exist.
+    """
+    if name not in ablations.rows:
+        raise InputError(f"expected an ablation out of {', '.join(ablations.rows)}, got {name!r}")
+    base = load_config(ablations.base)
+    merged = _merged(base.model_dump(), ablations.rows[name]) | {"out": out / name}
+    try:
+        config = TrainingConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(f"ablation {name}: {_told(error)}") from error
+    if _generation(config) == _generation(base):
+        return config.model_copy(update={"responses_file": base.responses_file or base.out / "responses.jsonl"})
+    return config.model_copy(update={"responses_file": None})
+
+
+def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``overrides`` in it, mapping by mapping; an empty mapping replaces."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        nested = isinstance(value, Mapping) and value and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if nested else value
+    return merged
+
+
+def _generation(config: TrainingConfig) -> tuple[object, ...]:
+    """What decides the responses to a query."""
+    return config.backbone, config.policy, config.responses.max_new_tokens
+
+
+def _told(error: ValidationError) -> str:
+    places = (f"{'.'.join(map(str, each['loc'])) or 'the file'}: {each['msg']}" for each in error.errors())
+    return "; ".join(places)

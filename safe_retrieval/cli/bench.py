@@ -1,0 +1,168 @@
+"""``safe-retrieval bench``: benchmarks, their tasks and their arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from safe_retrieval.cli._common import err, out, print_json
+from safe_retrieval.errors import InputError
+from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
+
+if TYPE_CHECKING:
+    from safe_retrieval.bench.runner import Outcome
+
+app = typer.Typer(help="Measure arms on tasks: harm, retrieval, similarity, classification.", no_args_is_help=True)
+
+_RESULTS = Path("benchmarks/results")
+_CACHE = Path("runs/bench-cache")
+
+
+@app.command("list")
+def list_records(
+    *, as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False
+) -> None:
+    """Show the tasks and the arms."""
+    import dataclasses
+
+    from safe_retrieval.bench.arms import ARMS
+    from safe_retrieval.bench.tasks import TASKS
+
+    if as_json:
+        tasks = {name: {**dataclasses.asdict(task), "files": dict(task.files)} for name, task in TASKS.items()}
+        print_json({"tasks": tasks, "arms": {name: arm.record() for name, arm in ARMS.items()}})
+        return
+    from rich.table import Table
+
+    table = Table("task", "kind", "metric", "source", "licence")
+    for task in TASKS.values():
+        table.add_row(task.name, task.kind.value, task.metric, task.source, task.licence)
+    out().print(table)
+    arms = Table("arm", "query", "documents", "gate", "words", "instruction")
+    for arm in ARMS.values():
+        gate = "" if arm.gate is None else str(arm.gate)
+        words, asked = ("yes" if flag else "" for flag in (arm.lexical, arm.instructed))
+        arms.add_row(arm.name, arm.query.value, arm.documents.value, gate, words, asked)
+    out().print(arms)
+
+
+@app.command("run")
+def run(
+    *,
+    tasks: Annotated[str, typer.Option(help="Tasks, comma-separated; local for all that need a data folder alone.")] = (
+        "local"
+    ),
+    arms: Annotated[str, typer.Option(help="Arms, comma-separated; fast for those that are cheap, all for all.")] = (
+        "fast"
+    ),
+    data: Annotated[
+        Path, typer.Option(envvar="SAFE_RETRIEVAL_DATA", help="The data folder (docs/data.md).", show_default=False)
+    ],
+    results: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = _RESULTS,
+    cache: Annotated[Path, typer.Option(help="Folder of the encodings.")] = _CACHE,
+    encoder: Annotated[str, typer.Option(help="Document encoder: the teacher.")] = DEFAULT_DOCUMENT_ENCODER,
+    backbone: Annotated[
+        str | None, typer.Option(help="Language model: catalog name, hub id or folder.", show_default="the adapter's")
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; without it, the one that is shipped.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Folder of these results in --out.", show_default="BACKBONE--TEACHER")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most queries of a task, a seeded sample.")] = None,
+    seed: Annotated[int, typer.Option(help="Of samples and bootstraps.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Compute again what is there.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcomes as JSON.")] = False,
+) -> None:
+    """Put tasks to arms and write one result file for each pair.
+
+    What is there already with the same key (task, data, arm, models, seed, limit) is kept; a cut run is started again
+    with the same command.
+    """
+    from safe_retrieval.bench.arms import ARMS, FAST_ARMS
+    from safe_retrieval.bench.models import BenchModels
+    from safe_retrieval.bench.runner import BenchSettings, run_bench
+    from safe_retrieval.bench.tasks import LOCAL_TASKS
+
+    settings = BenchSettings(data, results, cache, label, limit, seed, force)
+    chosen = names(tasks, {"local": LOCAL_TASKS})
+    retrievers = names(arms, {"fast": FAST_ARMS, "all": tuple(ARMS)})
+    models = BenchModels(encoder, backbone=backbone, adapter=adapter, offline=offline)
+    outcomes = []
+    for outcome in run_bench(chosen, retrievers, settings, models):
+        outcomes.append(outcome)
+        err().print(_line(outcome), markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json([_outcome_json(outcome) for outcome in outcomes])
+
+
+def names(choice: str, groups: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """A comma-separated choice as names, groups spelled out.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = [name for part in choice.split(",") if part.strip() for name in groups.get(part.strip(), (part.strip(),))]
+    if not found:
+        raise InputError(f"expected names separated by commas, or {' or '.join(groups)}; got {choice!r}")
+    return list(dict.fromkeys(found))
+
+
+def _line(outcome: Outcome) -> str:
+    if outcome.result is None:
+        return f"{outcome.task:16} {outcome.arm:20} {outcome.status.value}"
+    metric = outcome.result["task"]["metric"]
+    figure = outcome.result["metrics"].get(metric)
+    value = "not measured" if figure is None else f"{figure['value']:.4f}"
+    return f"{outcome.task:16} {outcome.arm:20} {outcome.status.value:12} {metric} {value}"
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    result = outcome.result or {}
+    return {
+        "task": outcome.task,
+        "arm": outcome.arm,
+        "status": outcome.status.value,
+        "path": None if outcome.path is None else str(outcome.path),
+        "metrics": result.get("metrics"),
+    }
+
+
+@app.command("ablate")
+def ablate(
+    name: Annotated[str, typer.Argument(help="Row of the ablation file.", show_default=False)],
+    *,
+    data: Annotated[
+        Path, typer.Option(envvar="SAFE_RETRIEVAL_DATA", help="The data folder (docs/data.md).", show_default=False)
+    ],
+    file: Annotated[Path, typer.Option(help="The ablation file.")] = Path("benchmarks/ablations.yaml"),
+    runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/ablations"),
+    results: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = _RESULTS,
+    cache: Annotated[Path, typer.Option(help="Folder of the encodings.")] = _CACHE,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most queries of a task, a seeded sample.")] = None,
+    seed: Annotated[int, typer.Option(help="Of samples and bootstraps.")] = 0,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+) -> None:
+    """Train one row of the ablations and measure it; its results lie under --out/ablation-NAME.
+
+    Started again, it goes on where it stopped.
+    """
+    import os
+
+    from safe_retrieval.bench.ablations import ablation_config, load_ablations
+    from safe_retrieval.bench.models import BenchModels
+    from safe_retrieval.bench.runner import BenchSettings, run_bench
+
+    os.environ["SAFE_RETRIEVAL_DATA"] = str(data)  # the base configuration names its files by it
+    ablations = load_ablations(file)
+    config = ablation_config(ablations, name, runs)
+    from safe_retrieval.training.trainer import train
+
+    adapter = train(config, offline=offline)
+    models = BenchModels(config.teacher, backbone=config.backbone, adapter=adapter, offline=offline)
+    settings = BenchSettings(data, results, cache, f"ablation-{name}", limit, seed)
+    for outcome in run_bench(ablations.tasks, ablations.arms, settings, models):
+        err().print(_line(outcome), markup=False, highlight=False, soft_wrap=True)

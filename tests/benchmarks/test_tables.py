@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import tables
+from benchmarks.tables import TablesError, main, render
+from safe_retrieval.bench.results import ResultStore, per_query_record
+
+DOCUMENT = "# A\n\n<!-- tables -->\nold\n<!-- end of tables -->\n\nThe end.\n"
+
+
+def result(arm: str, harm: list[float], recall: list[float], *, task: str = "harm", limit: int | None = None) -> Any:
+    def figure(values: list[float]) -> dict[str, float]:
+        mean = sum(values) / len(values)
+        return {"value": mean, "low": mean, "high": mean, "n": len(values)}
+
+    queries = {str(i): value for i, value in enumerate(harm)}, {str(i): value for i, value in enumerate(recall)}
+    return {
+        "format": 1,
+        "key": arm,
+        "task": {"name": task, "kind": "harm", "title": task, "metric": "harm@5", "source": "S", "licence": "L"},
+        "arm": {"name": arm},
+        "data": {"limit": limit},
+        "metrics": {"harm@5": figure(harm), "benign_recall@5": figure(recall), "over_refusal": None},
+        "comparison": None if arm == "teacher" else {"harm@5": {"relative": {"value": -0.5}}},
+        "cost": {"queries_per_second": 12.0, "flops_per_query": 2_500_000_000},
+        "per_query": dict(zip(("harm@5", "benign_recall@5"), map(per_query_record, queries), strict=True)),
+        "provenance": {"threads": 2, "cpu": "a processor", "commit": "0123456789abc"},
+    }
+
+
+def cells(document: str, arm: str) -> list[str]:
+    line = next(line for line in document.splitlines() if f"| `{arm}` |" in line)
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_row_says_harm_recall_ceiling_and_cost() -> None:
+    rows = [
+        ("t", result("teacher", [1, 1, 1, 1], [1, 1, 1, 1])),
+        ("b", result("response", [1, 1, 0, 0], [1, 1, 1, 0])),
+        ("b", result("hyde", [0, 0, 0, 0], [1, 1, 1, 1])),
+    ]
+    written = render(DOCUMENT, rows)
+    response = cells(written, "response")
+    assert response[:4] == ["b", "`response`", "50.0 % (50.0 to 50.0)", "-50.0 %"]
+    assert response[8].startswith("50.0 % (")  # of the ceiling's reduction
+    assert response[9].startswith("75.0 % (")  # of its recall
+    assert response[10:] == ["12", "2.5"]
+    assert cells(written, "teacher")[7:10] == ["n/a", "", ""]
+    assert "2 threads of a processor; commit 0123456789" in written
+    assert written.endswith("<!-- end of tables -->\n\nThe end.\n")
+    assert render(written, rows) == written
+
+
+def test_samples_have_a_table_of_their_own() -> None:
+    rows = [("t", result("teacher", [1], [1])), ("t", result("teacher", [0], [1], limit=300))]
+    written = render(DOCUMENT, rows)
+    assert "### harm\n" in written
+    assert "### harm, a sample of 300 queries\n" in written
+
+
+def test_other_tasks_have_one_figure() -> None:
+    plain = result("response", [0.5], [1.0], task="scifact")
+    plain["task"] |= {"kind": "retrieval", "metric": "ndcg@10"}
+    plain["metrics"] = {"ndcg@10": {"value": 0.645, "low": 0.6, "high": 0.7, "n": 1}}
+    plain["comparison"] = {"ndcg@10": {"difference": {"value": -0.01, "low": -0.02, "high": 0.0, "n": 1}}}
+    assert cells(render(DOCUMENT, [("t", plain)]), "response")[2:4] == ["64.50 (60.00 to 70.00)", "-1.0 (-2.0 to +0.0)"]
+
+
+def test_without_results_the_document_says_how_to_get_them() -> None:
+    assert tables.NO_RESULT in render(DOCUMENT, [])
+
+
+@pytest.mark.parametrize("document", ["# none\n", DOCUMENT + DOCUMENT])
+def test_one_pair_of_markers_is_expected(document: str) -> None:
+    with pytest.raises(TablesError, match="expected one block"):
+        render(document, [])
+
+
+def test_program(tmp_path: Path) -> None:
+    store, document = ResultStore(tmp_path / "results"), tmp_path / "benchmarks.md"
+    document.write_text(DOCUMENT)
+    store.write(store.path("t", "harm", "teacher"), result("teacher", [1], [1]))
+    words = ["--results", str(store.folder), "--document", str(document)]
+    assert main([*words, "--check"]) == 1
+    assert main(words) == 0
+    assert main([*words, "--check"]) == 0
+    (store.folder / "t" / "harm" / "broken.json").write_text("{")
+    assert main(words) == 2
+
+
+def test_the_documents_tables_are_what_the_results_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check"]) == 0, capsys.readouterr().err

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from safe_retrieval.cli.bench import names
+from safe_retrieval.cli.main import app
+from safe_retrieval.errors import InputError
+from tests.bench.support import FakeModels, adopt, write_data
+
+
+def test_records_are_listed() -> None:
+    shown = CliRunner().invoke(app, ["bench", "list"])
+    assert shown.exit_code == 0
+    assert "arc-challenge" in shown.stdout
+    listed = json.loads(CliRunner().invoke(app, ["bench", "list", "--json"]).stdout)
+    assert listed["tasks"]["mteb-lite"]["members"][0] == "ArguAna"
+    assert listed["arms"]["hyde-4"]["samples"] == 4
+
+
+def test_a_run_writes_results_and_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_data(tmp_path / "data")
+    adopt(monkeypatch, data)
+    monkeypatch.setattr("safe_retrieval.bench.models.BenchModels", lambda *_, **__: FakeModels())
+    words = ["bench", "run", "--data", str(data), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    done = CliRunner().invoke(app, [*words, "--tasks", "scifact,stsbenchmark", "--arms", "bm25", "--json"])
+    assert done.exit_code == 0, done.output
+    outcomes = json.loads(done.stdout)
+    assert [outcome["status"] for outcome in outcomes] == ["written", "unsupported"]
+    assert Path(outcomes[0]["path"]).is_file()
+    assert "scifact          bm25                 written" in done.stderr
+
+
+def test_groups_are_spelled_out() -> None:
+    assert names("fast, extra,fast", {"fast": ("a", "b")}) == ["a", "b", "extra"]
+    with pytest.raises(InputError, match="separated by commas"):
+        names(" , ", {"fast": ("a",)})
