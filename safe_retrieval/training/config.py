@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from safe_retrieval.encoder.adapter import HeadShape
+from safe_retrieval.encoder.policy import policy_from
 from safe_retrieval.errors import ConfigError
 
 
@@ -41,6 +42,16 @@ class QuerySettings(_Settings):
     shares: dict[str, float] = {}
     longest: int = Field(default=400, gt=0)
     keep_apart_from: Path | None = None
+
+    @model_validator(mode="after")
+    def _shares_are_of_the_files(self) -> QuerySettings:
+        sources = {file.name.split(".")[0] for file in self.files}
+        unknown = sorted(self.shares.keys() - sources)
+        if unknown:
+            raise ValueError(f"shares names {unknown[0]}, expected one of the files: {', '.join(sorted(sources))}")
+        if any(share < 0 for share in self.shares.values()) or sum(self.shares.values()) > 1 + 1e-9:
+            raise ValueError(f"expected shares from 0 up, 1 in all at most, got {self.shares}")
+        return self
 
 
 class ResponseSettings(_Settings):
@@ -130,6 +141,12 @@ class TrainingConfig(_Settings):
     loss: LossSettings = LossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
 
+    @field_validator("policy")
+    @classmethod
+    def _policy_is_known(cls, choice: str) -> str:
+        policy_from(choice)
+        return choice
+
 
 def load_config(path: Path) -> TrainingConfig:
     """Read a YAML file; environment variables in its paths are filled in, relative paths are relative to its folder.
@@ -152,24 +169,24 @@ def load_config(path: Path) -> TrainingConfig:
 def _anchored(config: TrainingConfig, folder: Path) -> TrainingConfig:
     queries = config.queries.model_copy(
         update={
-            "files": tuple(_placed(folder, file) for file in config.queries.files),
+            "files": tuple(placed(folder, file) for file in config.queries.files),
             "keep_apart_from": _under(folder, config.queries.keep_apart_from),
         }
     )
     return config.model_copy(
         update={
             "queries": queries,
-            "out": _placed(folder, config.out),
+            "out": placed(folder, config.out),
             "responses_file": _under(folder, config.responses_file),
         }
     )
 
 
 def _under(folder: Path, path: Path | None) -> Path | None:
-    return None if path is None else _placed(folder, path)
+    return None if path is None else placed(folder, path)
 
 
-def _placed(folder: Path, path: Path) -> Path:
+def placed(folder: Path, path: Path) -> Path:
     """A path with ``~`` and environment variables filled in, relative to the configuration's folder."""
     text = os.path.expandvars(path.expanduser())
     if "$" in text:

@@ -24,9 +24,11 @@ class TrainingLog:
             limit = (phases.index(resumed_at.phase), resumed_at.step)
             for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
                 row = _parsed(line)
-                if row is not None and (phases.index(row["phase"]), row["step"]) <= limit:
+                if row is not None and row["phase"] in phases and (phases.index(row["phase"]), row["step"]) <= limit:
                     kept.append(line)
-        path.write_text("".join(kept), encoding="utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf-8")
+        partial.replace(path)
         self._path = path
 
     def write(self, position: Position, **values: Any) -> None:
@@ -34,11 +36,15 @@ class TrainingLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": position.phase, "step": position.step, **values}) + "\n")
 
-    def last_held_out(self, phase: str) -> dict[str, Any] | None:
-        """The last evaluation of a phase; ``None`` where there is none."""
-        rows = [_parsed(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
-        found = [row["held_out"] for row in rows if row and row["phase"] == phase and "held_out" in row]
-        return found[-1] if found else None
+    def held_out(self, phase: str) -> list[dict[str, Any]]:
+        """The evaluations of a phase so far, in order."""
+        return [row["held_out"] for row in read_log(self._path) if row["phase"] == phase and "held_out" in row]
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log, in order."""
+    rows = (_parsed(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if row is not None]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

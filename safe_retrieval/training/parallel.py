@@ -27,6 +27,7 @@ class GradientWorkers:
 
     def __init__(self, parameters: Sequence[Tensor], count: int) -> None:
         self._parameters = list(parameters)
+        self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
         self.count = count
 
@@ -61,3 +62,4 @@ class GradientWorkers:
         """End the threads."""
         if self._pool:
             self._pool.shutdown()
+            torch.set_num_threads(self._threads)  # parts of it, such as MKL's, are the whole process's after all

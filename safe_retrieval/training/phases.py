@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.errors import TrainingError
 from safe_retrieval.training import losses
 from safe_retrieval.training.checkpoint import Checkpoints, Position
 from safe_retrieval.training.config import AlignmentLoss, LossSettings, OptimiserSettings
@@ -102,6 +103,9 @@ def head_phase(run: Run, start: int) -> None:
     The reconstruction head stands still too: it is what makes an embedding readable, and the alignment head reads
     what it gives.
     """
+    total = _steps_an_epoch(run) * run.optimiser.head_epochs
+    if start >= total or _patience(run, HEADS).is_over:
+        return  # the checkpoint holds the finished head
     projected = _projected(run, run.training.queries, "States of the training queries")
     held_out = _projected(run, run.held_out.queries, "States of the held-out queries")
 
@@ -123,33 +127,35 @@ def _optimise(run: Run, phase: _Phase, start: int) -> None:
     """AdamW over seeded epochs; evaluates after each, checkpoints as set, stops early where asked to."""
     settings = run.optimiser
     optimiser = torch.optim.AdamW(phase.parameters, lr=phase.learning_rate, weight_decay=settings.weight_decay)
-    steps_an_epoch = math.ceil(len(run.training.queries) / settings.batch_size)
+    steps_an_epoch = _steps_an_epoch(run)
     total = steps_an_epoch * phase.epochs
     if start:
         run.checkpoints.restore(run.adapter, optimiser)
+    patience = _patience(run, phase.name)
+    if patience.is_over:
+        return
     workers = GradientWorkers(phase.parameters, phase.workers)
-    patience = _Patience(settings.patience)
     try:
         with progress_bar(total, f"Training, {phase.name}", show=True) as advance:
             advance(start)
             for step in range(start, total):
                 epoch, batch = divmod(step, steps_an_epoch)
-                rows = _batch(run, epoch, batch)
                 _set_rate(optimiser, phase.learning_rate * _rate(step, total, settings.warmup_steps))
-                reports = workers.run(partial(phase.loss, epoch), rows)
+                reports = workers.run(partial(phase.loss, epoch), _batch(run, epoch, batch))
+                position = Position(phase.name, step + 1)
+                run.log.write(position, **_finite_means(reports, position))
                 nn.utils.clip_grad_norm_(phase.parameters, settings.clip_norm)
                 optimiser.step()
                 optimiser.zero_grad()
-                position = Position(phase.name, step + 1)
-                run.log.write(position, **_mean(reports))
                 advance(1)
                 ends = batch == steps_an_epoch - 1
                 if ends:
                     evaluation = phase.evaluate()
                     run.log.write(position, epoch=epoch + 1, held_out=evaluation._asdict())
+                    patience.take(evaluation.cosine)
                 if ends or (step + 1) % run.checkpoint_steps == 0:
                     run.checkpoints.save(position, run.adapter, optimiser)
-                if ends and patience.is_over(evaluation.cosine):
+                if patience.is_over:
                     return
     finally:
         workers.close()
@@ -163,11 +169,27 @@ class _Patience:
         self._best = -math.inf
         self._since = 0
 
-    def is_over(self, value: float) -> bool:
-        """Take note of a held-out figure; whether it is time to stop."""
+    def take(self, value: float) -> None:
+        """Take note of a held-out figure."""
         self._since = 0 if value > self._best else self._since + 1
         self._best = max(self._best, value)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is time to stop."""
         return self._limit is not None and self._since >= self._limit
+
+
+def _patience(run: Run, phase: str) -> _Patience:
+    """As the log says that it stands, so that a resumed run stops where one that was not cut would have."""
+    patience = _Patience(run.optimiser.patience)
+    for evaluation in run.log.held_out(phase):
+        patience.take(evaluation["cosine"])
+    return patience
+
+
+def _steps_an_epoch(run: Run) -> int:
+    return math.ceil(len(run.training.queries) / run.optimiser.batch_size)
 
 
 def _rate(step: int, total: int, warmup: int) -> float:
@@ -240,11 +262,21 @@ def _evaluate_joint(run: Run) -> Evaluation:
     return evaluate(run.adapter.align(projected), run.held_out.targets, reconstruction)
 
 
-def _mean(reports: Sequence[tuple[int, Report]]) -> dict[str, float]:
-    """Mean of each loss over the slices that computed it, weighted by their size."""
+def _finite_means(reports: Sequence[tuple[int, Report]], position: Position) -> dict[str, float]:
+    """Mean of each loss over the slices that computed it, weighted by their size.
+
+    Raises:
+        TrainingError: one is not finite: from there on every weight would be lost.
+    """
     means: dict[str, float] = {}
     for name in Report._fields:
         values = [(size, getattr(report, name)) for size, report in reports if getattr(report, name) is not None]
         if values:
             means[name] = sum(size * value for size, value in values) / sum(size for size, _ in values)
+    broken = [name for name, value in means.items() if not math.isfinite(value)]
+    if broken:
+        raise TrainingError(
+            f"the {broken[0]} loss of step {position.step} ({position.phase}) is not finite; lower the learning rate, "
+            "and delete the checkpoint if it happens again"
+        )
     return means

@@ -2,8 +2,8 @@
 
 The backbone is frozen and the trained tokens come last, so nothing about a query's own positions ever changes. They
 are computed once (while the response is generated, or in the first epoch) and kept on disk, memory-mapped, in
-bfloat16: 12 kB a token at 0.5B, 29 kB at 1.5B. Past ``max_bytes`` nothing more is kept and prefixes are computed anew,
-which changes the time and not the result beyond rounding.
+bfloat16: 12 kB a token at 0.5B, 29 kB at 1.5B. What would go past ``max_bytes`` is not kept but computed anew, and
+rounded as if it had been kept: it changes the time and not the result.
 
 Folder: ``<root>/<key>/batch-*.safetensors``, each written aside and renamed in; the key hashes the backbone, the
 template and the query bound, so a folder can never serve another backbone or policy.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +26,11 @@ from torch import Tensor
 
 from safe_retrieval.backbone.key_values import KeyValues
 from safe_retrieval.backbone.language_model import MAX_QUERY_TOKENS, LanguageModel, Prefix
+from safe_retrieval.errors import TrainingError
 
 DEFAULT_MAX_BYTES = 8 * 2**30
+_HEADER_BYTES = 256  # of a safetensors file, for each query; more than it takes
+_ABANDONED_SECONDS = 3600.0
 
 
 class _Kept(NamedTuple):
@@ -71,22 +75,29 @@ class PrefixCache:
         return _digest(query) in self._index
 
     def compute(self, queries: Sequence[str]) -> Prefix:
-        """Run the prefix pass of a batch and keep what is new; returns the pass at full precision."""
+        """Run the prefix pass of a batch and keep what is new; returns the pass at full precision.
+
+        Raises:
+            TrainingError: the disk is full or cannot be written.
+        """
         prefix = self._model.prefix_pass(self._model.token_ids(queries, self._system_prompt), self._system_prompt)
         self._keep(queries, prefix)
         return prefix
 
     def get(self, queries: Sequence[str]) -> Prefix:
-        """The prefixes of a batch: read where all of them are kept, computed (and kept) where one is not."""
+        """The prefixes of a batch: read where all of them are kept, computed (and kept) where one is not.
+
+        Keys and values are those of bfloat16 either way, so what is kept does not show in a result.
+        """
         digests = [_digest(query) for query in queries]
         with self._lock:
             places = [self._index.get(digest) for digest in digests]
         if any(place is None for place in places):
-            return self.compute(queries)
+            return self._rounded(self.compute(queries))
         return self._assemble([self._read(place) for place in places if place is not None])
 
     def _keep(self, queries: Sequence[str], prefix: Prefix) -> None:
-        if self._folder is None or self._bytes >= self._max_bytes:
+        if self._folder is None:
             return
         shared = self._model.shared_prefix(self._system_prompt).length
         tensors: dict[str, Tensor] = {}
@@ -99,15 +110,29 @@ class PrefixCache:
             packed = prefix.key_values.pack(row, slice(width - own, width))
             tensors[f"{digest}.kv"] = packed.to("cpu", torch.bfloat16).contiguous()
             tensors[f"{digest}.state"] = prefix.state[row].to("cpu", torch.float32).contiguous()
-        if not tensors:
-            return
+        size = sum(tensor.nbytes for tensor in tensors.values()) + _HEADER_BYTES * len(tensors)
+        with self._lock:
+            if not tensors or self._bytes + size > self._max_bytes:
+                return
+            self._bytes += size  # before it is written, so that two threads cannot share the last free bytes
         names = sorted(tensors)
         file = self._folder / f"batch-{hashlib.sha256(''.join(names).encode()).hexdigest()[:16]}.safetensors"
-        partial = file.with_suffix(f".partial-{os.getpid()}-{threading.get_ident()}")
-        save_file(tensors, partial)
-        partial.replace(file)
+        self._write(file, tensors)
         with self._lock:
+            self._bytes -= size
             self._add(file, names)
+
+    @staticmethod
+    def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+        partial = file.with_suffix(f".partial-{os.getpid()}-{threading.get_ident()}")
+        try:
+            save_file(tensors, partial)
+            partial.replace(file)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            raise TrainingError(
+                f"{file} cannot be written ({error}); free some disk or lower prefix_gigabytes"
+            ) from error
 
     def _add(self, file: Path, names: Sequence[str]) -> None:
         self._bytes += file.stat().st_size
@@ -120,7 +145,8 @@ class PrefixCache:
         if self._folder is None:
             return
         for leftover in self._folder.glob("*.partial-*"):
-            leftover.unlink(missing_ok=True)
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:  # a young one may have a living writer
+                leftover.unlink(missing_ok=True)
         for file in sorted(self._folder.glob("batch-*.safetensors")):
             try:
                 with safe_open(file, framework="pt") as opened:
@@ -132,6 +158,17 @@ class PrefixCache:
     def _read(place: _Kept) -> tuple[Tensor, Tensor]:
         with safe_open(place.file, framework="pt") as opened:
             return opened.get_tensor(f"{place.name}.kv"), opened.get_tensor(f"{place.name}.state")
+
+    def _rounded(self, prefix: Prefix) -> Prefix:
+        """As keeping rounds it: the queries' own keys and values in bfloat16, what is shared as it is."""
+        shared = self._model.shared_prefix(self._system_prompt).length
+
+        def rounded(tensor: Tensor) -> Tensor:
+            own = tensor[:, :, shared:].to(torch.bfloat16).to(tensor.dtype)
+            return torch.cat((tensor[:, :, :shared], own), dim=2)
+
+        keys, values = prefix.key_values
+        return prefix._replace(key_values=KeyValues(tuple(map(rounded, keys)), tuple(map(rounded, values))))
 
     def _assemble(self, rows: Sequence[tuple[Tensor, Tensor]]) -> Prefix:
         """Lay kept rows side by side: [shared][padding][own], as a prefix pass would have."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError
 
 
@@ -32,7 +33,7 @@ def normalise(text: str) -> str:
 
 
 def read_queries(files: Sequence[Path]) -> list[TrainingQuery]:
-    """All queries of the files, in order, the first of equal ones kept.
+    """All queries of the files, in order, the first of equal ones kept; lone surrogates and NULs become U+FFFD.
 
     Raises:
         DataError: a file is missing or a line is broken; the message names file and line.
@@ -45,7 +46,7 @@ def read_queries(files: Sequence[Path]) -> list[TrainingQuery]:
             key = normalise(text)
             if key and key not in seen:
                 seen.add(key)
-                found.append(TrainingQuery(text, source))
+                found.append(TrainingQuery(readable(text), source))
     return found
 
 
@@ -55,17 +56,21 @@ def without(queries: Sequence[TrainingQuery], evaluated: Iterable[str]) -> list[
     return [query for query in queries if normalise(query.text) not in forbidden]
 
 
-def evaluation_texts(data: Path) -> Iterator[str]:
+def evaluation_texts(data: Path) -> list[str]:
     """Every query text of an evaluation folder (the layout of docs/data.md), for :func:`without`.
 
     Raises:
-        DataError: a file is broken.
+        DataError: a file is broken, or there is no such text: a wrong path must not let everything through.
     """
-    for file in sorted(data.rglob("*.jsonl.gz")):
+    found: list[str] = []
+    for file in sorted((*data.rglob("*.jsonl.gz"), *data.rglob("*.jsonl"))):
         if file.parent.name == "train-queries" or file.name.startswith("corpus."):
             continue
         for row in _rows(file):
-            yield from (str(row[key]) for key in ("text", "sentence1", "sentence2") if key in row)
+            found.extend(str(row[key]) for key in ("text", "sentence1", "sentence2") if key in row)
+    if not found:
+        raise DataError(f"expected evaluation queries (*.jsonl, *.jsonl.gz) under {data}, found none; check the path")
+    return found
 
 
 def sample(queries: Sequence[TrainingQuery], count: int, *, seed: int, shares: dict[str, float]) -> list[TrainingQuery]:

@@ -1,9 +1,11 @@
 """The refusal head: fitted on the verdicts of the backbone's own responses.
 
-Two candidates, both calibrated by maximum likelihood: the log-odds of the first answer token alone (training-free but
-for Platt's scale and bias), and those log-odds together with the state at the end of the prompt (a logistic regression
-with a strong penalty). The one with the higher cross-validated AUROC is kept, the simpler one where they are level.
-Labelling by where a query came from instead of by the model's verdict does not work: it learns style.
+Two candidates: the log-odds of the first answer token alone (training-free but for its calibration), and those log-odds
+together with the state at the end of the prompt (a logistic regression with a strong penalty). The one with the higher
+cross-validated AUROC is kept, the simpler one where they are level. A strong penalty pulls probabilities towards the
+base rate, so the scores that cross-validation gave to rows it had not seen are mapped to probabilities (Platt 1999),
+and that map becomes part of the head. Labelling by where a query came from instead of by the model's verdict does not
+work: it learns style.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from safe_retrieval.metrics.auroc import auroc
 if TYPE_CHECKING:
     from safe_retrieval.backbone.tokenizer import TextTokenizer
 
-_FOLDS = 5
+FOLDS = 5
+"""Folds of cross-validation, and so the fewest responses of either kind."""
+
 _PENALTY = 0.01  # C of the logistic regression on the state (docs/method.md)
 _FREE = 1e6  # C of the calibration alone: two numbers on thousands of rows need no penalty
 _LEVEL = 0.002  # AUROC by which the trained head must be better to be worth its weights
@@ -44,33 +48,62 @@ def fit_refusal(features: RefusalFeatures, refused: NDArray[np.bool_], first_tok
         first_tokens: ids that start a refusal.
 
     Raises:
-        TrainingError: fewer than ``5`` responses of one kind, so nothing can be validated.
+        TrainingError: as :func:`require_both_verdicts`.
     """
-    counts = (int(refused.sum()), int((~refused).sum()))
-    if min(counts) < _FOLDS:
-        raise TrainingError(
-            f"expected at least {_FOLDS} refusing and {_FOLDS} answering responses, got {counts[0]} and {counts[1]}; "
-            "add queries that the backbone refuses (or another policy)"
-        )
+    require_both_verdicts(refused)
     first = features.first_token.double().cpu().numpy()[:, None]
     state = features.state.double().cpu().numpy()
     mean, deviation = state.mean(0), state.std(0) + 1e-6
-    both = np.hstack((first, (state - mean) / deviation))
-    free = _cross_validated(first, refused, penalty=_FREE)
-    trained = _cross_validated(both, refused, penalty=_PENALTY)
+    free = _fit(first, refused, penalty=_FREE)
+    trained = _fit(np.hstack((first, (state - mean) / deviation)), refused, penalty=_PENALTY)
     head = RefusalHead(state.shape[1], first_tokens)
-    if trained < free + _LEVEL:
-        coefficients, bias = _logistic(first, refused, penalty=_FREE)
-        _fill(head, scale=coefficients[0], bias=bias)
-        return FittedRefusal(head, "first answer token, calibrated", free)
-    coefficients, bias = _logistic(both, refused, penalty=_PENALTY)
-    _fill(head, scale=coefficients[0], weight=coefficients[1:], mean=mean, deviation=deviation, bias=bias)
-    return FittedRefusal(head, "first answer token and prompt state, logistic regression", trained)
+    if trained.auroc < free.auroc + _LEVEL:
+        _fill(head, scale=free.coefficients[0], bias=free.bias)
+        return FittedRefusal(head, "first answer token, calibrated", free.auroc)
+    scale, weight = trained.coefficients[0], trained.coefficients[1:]
+    _fill(head, scale=scale, weight=weight, mean=mean, deviation=deviation, bias=trained.bias)
+    method = "first answer token and prompt state, logistic regression, calibrated"
+    return FittedRefusal(head, method, trained.auroc)
+
+
+def require_both_verdicts(refused: NDArray[np.bool_]) -> None:
+    """Check that a refusal head can be fitted, as early as the verdicts are known.
+
+    Raises:
+        TrainingError: fewer than :data:`FOLDS` responses of one kind, so nothing can be validated.
+    """
+    counts = (int(refused.sum()), int((~refused).sum()))
+    if min(counts) < FOLDS:
+        raise TrainingError(
+            f"expected at least {FOLDS} refusing and {FOLDS} answering responses, got {counts[0]} and {counts[1]}; "
+            "add queries that the backbone refuses (or another policy)"
+        )
 
 
 def refusal_tokens(tokenizer: TextTokenizer) -> tuple[int, ...]:
-    """Ids of the tokens that a refusal starts with: "I" (am sorry, cannot) and "Sorry"."""
-    return tuple(dict.fromkeys(tokenizer.encode_text([word], max_tokens=1)[0][0] for word in ("I", "Sorry")))
+    """Ids of the tokens that a refusal starts with: "I" (am sorry, cannot) and "Sorry".
+
+    A word counts only if it is one token: the first piece of a longer one starts many other words as well.
+    """
+    whole = [ids[0] for ids in tokenizer.encode_text(["I", "Sorry"], max_tokens=2) if len(ids) == 1]
+    if not whole:
+        raise TrainingError('expected a tokenizer with a token "I" or "Sorry", where refusals start; it has neither')
+    return tuple(dict.fromkeys(whole))
+
+
+class _Logistic(NamedTuple):
+    """Calibrated log-odds ``x @ coefficients + bias``, and the AUROC of the rows outside of their fold's fit."""
+
+    coefficients: NDArray[np.float64]
+    bias: float
+    auroc: float
+
+
+def _fit(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -> _Logistic:
+    scores = _cross_validated(x, y, penalty=penalty)
+    slope, shift = _logistic(scores[:, None], y, penalty=_FREE)
+    coefficients, bias = _logistic(x, y, penalty=penalty)
+    return _Logistic(slope[0] * coefficients, float(slope[0] * bias + shift), auroc(scores[y], scores[~y]))
 
 
 def _logistic(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -> tuple[NDArray[np.float64], float]:
@@ -80,18 +113,18 @@ def _logistic(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 
-def _cross_validated(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -> float:
-    """AUROC over held-out folds, scores pooled; folds by position within each class, so that it is repeatable."""
+def _cross_validated(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -> NDArray[np.float64]:
+    """Scores of all rows, each by a fit without its fold; folds by position in each class, so that it is repeatable."""
     fold = np.empty(len(y), dtype=int)
     for kind in (True, False):
         rows = np.flatnonzero(y == kind)
-        fold[rows] = np.arange(len(rows)) % _FOLDS
+        fold[rows] = np.arange(len(rows)) % FOLDS
     scores = np.empty(len(y))
-    for held_out in range(_FOLDS):
+    for held_out in range(FOLDS):
         inside = fold != held_out
         coefficients, bias = _logistic(x[inside], y[inside], penalty=penalty)
         scores[~inside] = x[~inside] @ coefficients + bias
-    return auroc(scores[y], scores[~y])
+    return scores
 
 
 def _fill(head: RefusalHead, **values: float | NDArray[np.float64]) -> None:

@@ -2,7 +2,8 @@
 
 One file, JSON lines. The first line is a header that says which backbone answered, under which policy and template and
 up to which length; the rest are rows, written batch by batch as they come. A run that was cut goes on where it
-stopped: complete rows are kept, a half-written last line is dropped, and a header of other settings is refused.
+stopped: complete rows are kept, a half-written last line is dropped, and a header of other settings is refused. One
+process writes at a time.
 
 Batches hold queries of similar length and are drawn in a seeded random order, so that a file that is not complete yet
 is a fair sample of the whole. Two workers a machine with two cores, one thread each, beat one worker with two threads:
@@ -21,11 +22,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.verdict import is_refusal
 from safe_retrieval.errors import TrainingError
+from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.queries import TrainingQuery
 
 if TYPE_CHECKING:
@@ -57,6 +59,9 @@ class Response(NamedTuple):
     source: str
     response: str
     refused: bool
+
+
+_ROW = TypeAdapter(Response, config=ConfigDict(strict=True))
 
 
 def header_for(model: LanguageModel, policy: ResponsePolicy, *, max_new_tokens: int) -> ResponsesHeader:
@@ -97,30 +102,42 @@ def generate_responses(
         seed: of the order in which batches are drawn.
 
     Raises:
-        TrainingError: ``out`` holds responses of other settings, or is no responses file.
+        TrainingError: ``out`` holds responses of other settings, is no responses file, or another process writes it.
     """
     header = header_for(model, policy, max_new_tokens=max_new_tokens)
-    done = _open_for_resume(out, header)
-    missing = [query for query in queries if query.text not in done]
-    batches = _batches(model, missing, policy, batch_size, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
     lock = threading.Lock()
-    with (
-        out.open("a", encoding="utf-8") as file,
-        progress_bar(len(missing), f"Responses of {model.name}") as advance,
-    ):
+    with only_writer(out.with_name(f"{out.name}.lock"), str(out)):
+        done = _open_for_resume(out, header)
+        missing = list({query.text: query for query in queries if query.text not in done}.values())
+        batches = _batches(model, missing, policy, batch_size, seed)
+        with out.open("ab") as file, progress_bar(len(missing), f"Responses of {model.name}") as advance:
 
-        def answer(batch: list[TrainingQuery]) -> None:
-            rows = _answer(model, batch, policy, max_new_tokens, prefixes)
-            text = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
-            with lock:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                done.update((row.query, row) for row in rows)
-                advance(len(rows))
+            def answer(batch: list[TrainingQuery]) -> None:
+                rows = _answer(model, batch, policy, max_new_tokens, prefixes)
+                with lock:
+                    file.write(_as_lines(rows))
+                    file.flush()
+                    os.fsync(file.fileno())
+                    done.update((row.query, row) for row in rows)
+                    advance(len(rows))
 
-        _run(answer, batches, workers)
+            _run(answer, batches, workers)
     return [done[query.text] for query in queries]
+
+
+def answered_responses(
+    model: LanguageModel, queries: Sequence[TrainingQuery], policy: ResponsePolicy, out: Path, *, max_new_tokens: int
+) -> list[Response]:
+    """The rows of ``out`` for those of ``queries`` that it answers already, in their order; nothing is written.
+
+    Raises:
+        TrainingError: as :func:`generate_responses`, and if there is no such file.
+    """
+    found, rows = read_responses(out)
+    _require_same(out, found, header_for(model, policy, max_new_tokens=max_new_tokens))
+    done = {row.query: row for row in rows}
+    return [done[query.text] for query in queries if query.text in done]
 
 
 def read_responses(path: Path) -> tuple[ResponsesHeader, list[Response]]:
@@ -130,11 +147,13 @@ def read_responses(path: Path) -> tuple[ResponsesHeader, list[Response]]:
         TrainingError: the file is missing, has no such header, or a line other than the last is broken.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_bytes().split(b"\n")  # not splitlines(), which also splits at characters that stand in a text
+    except OSError as error:
         raise TrainingError(f"expected a responses file at {path}: {error}") from error
+    if not lines[-1]:
+        lines.pop()
     try:
-        header = ResponsesHeader.model_validate_json(lines[0] if lines else "")
+        header = ResponsesHeader.model_validate_json(lines[0] if lines else b"")
     except ValidationError as error:
         raise TrainingError(f"{path}, line 1: expected the header of a responses file (version 1)") from error
     return header, list(_rows(path, lines[1:]))
@@ -148,34 +167,39 @@ def sha256_of(responses: Sequence[Response]) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _rows(path: Path, lines: Sequence[str]) -> Iterator[Response]:
+def _rows(path: Path, lines: Sequence[bytes]) -> Iterator[Response]:
     for number, line in enumerate(lines, start=2):
         try:
-            row = json.loads(line)
-            yield Response(str(row["query"]), str(row["source"]), str(row["response"]), bool(row["refused"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            yield _ROW.validate_json(line)
+        except ValidationError as error:
             if number == len(lines) + 1:
                 return  # the writer was cut in the middle of its last line; the query is answered again
-            raise TrainingError(f"{path}, line {number}: expected a response row ({error}); delete the line") from error
+            fault = error.errors()[0]["msg"]
+            raise TrainingError(f"{path}, line {number}: expected a response row ({fault}); delete the line") from error
+
+
+def _as_lines(rows: Sequence[Response]) -> bytes:
+    return "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def _open_for_resume(out: Path, header: ResponsesHeader) -> dict[str, Response]:
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(header.model_dump_json() + "\n", encoding="utf-8")
-        return {}
-    found, rows = read_responses(out)
-    if found != header:
-        fields = [name for name in type(header).model_fields if getattr(found, name) != getattr(header, name)]
+    rows: list[Response] = []
+    if out.exists():
+        found, rows = read_responses(out)
+        _require_same(out, found, header)
+    # Rewritten without a half-written last line, so that appending starts on a line of its own.
+    partial = out.with_name(f"{out.name}.partial")
+    partial.write_bytes(header.model_dump_json().encode() + b"\n" + _as_lines(rows))
+    partial.replace(out)
+    return {row.query: row for row in rows}
+
+
+def _require_same(out: Path, found: ResponsesHeader, header: ResponsesHeader) -> None:
+    fields = [name for name in type(header).model_fields if getattr(found, name) != getattr(header, name)]
+    if fields:
         raise TrainingError(
             f"{out} has responses of another {', '.join(fields)}; give another file, or delete it to start anew"
         )
-    # Rewritten without a half-written last line, so that appending starts on a line of its own.
-    whole = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
-    partial = out.with_suffix(out.suffix + ".partial")
-    partial.write_text(header.model_dump_json() + "\n" + whole, encoding="utf-8")
-    partial.replace(out)
-    return {row.query: row for row in rows}
 
 
 def _batches(
@@ -219,6 +243,7 @@ def _run(answer: Callable[[list[TrainingQuery]], None], batches: Sequence[list[T
     import torch
 
     # The number of intra-op threads is a property of the calling thread, so each worker sets its own.
+    before = torch.get_num_threads()
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         running = [pool.submit(answer, batch) for batch in batches]
         try:
@@ -226,3 +251,4 @@ def _run(answer: Callable[[list[TrainingQuery]], None], batches: Sequence[list[T
                 future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(before)  # parts of it, such as MKL's, are the whole process's after all

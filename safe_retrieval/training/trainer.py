@@ -12,6 +12,7 @@ run that was killed and resumed follows the loss curve of one that was not.
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import time
 from collections import Counter
@@ -37,14 +38,16 @@ from safe_retrieval.encoder.persistence import (
 from safe_retrieval.encoder.policy import ResponsePolicy, policy_from
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import TrainingError
+from safe_retrieval.training.card import write_card
 from safe_retrieval.training.checkpoint import Checkpoints, Position
 from safe_retrieval.training.config import TrainingConfig
+from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.phases import HEADS, JOINT, PHASES, Examples, Run, head_phase, joint_phase
 from safe_retrieval.training.prefix_cache import PrefixCache
 from safe_retrieval.training.queries import TrainingQuery, evaluation_texts, read_queries, sample, without
-from safe_retrieval.training.refusal import FittedRefusal, fit_refusal, refusal_tokens
-from safe_retrieval.training.responses import Response, generate_responses, read_responses, sha256_of
+from safe_retrieval.training.refusal import FittedRefusal, fit_refusal, refusal_tokens, require_both_verdicts
+from safe_retrieval.training.responses import Response, answered_responses, generate_responses, sha256_of
 from safe_retrieval.training.teachers import Teacher, load_teacher
 
 
@@ -76,20 +79,27 @@ def train(config: TrainingConfig, *, offline: bool = False, answered_only: bool 
     """
     began = time.monotonic()
     prepared = prepare(config, offline=offline, answered_only=answered_only)
-    run = _start(prepared)
+    with only_writer(config.out / "train.lock", f"the run in {config.out}"):
+        run = _start(prepared)
+        _optimise(run)
+        refusal = _fit_refusal(prepared)
+        record = _record(prepared, run, refusal, seconds=time.monotonic() - began)
+        folder = config.out / "adapter"
+        save_adapter(folder, run.adapter, refusal.head, record)
+        write_card(folder, log=config.out / "log.jsonl")
+    return folder
+
+
+def _optimise(run: Run) -> None:
+    """Both phases, from the checkpoint on where there is one."""
     resumed = run.checkpoints.position()
     if resumed is None or resumed.phase == JOINT:
         joint_phase(run, resumed.step if resumed else 0)
         resumed = None
     else:
         run.checkpoints.restore(run.adapter, None)
-    if config.optimiser.head_epochs:
+    if run.optimiser.head_epochs:
         head_phase(run, resumed.step if resumed else 0)
-    refusal = _fit_refusal(prepared)
-    record = _record(prepared, run, refusal, seconds=time.monotonic() - began)
-    folder = config.out / "adapter"
-    save_adapter(folder, run.adapter, refusal.head, record)
-    return folder
 
 
 def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: bool = False) -> Prepared:
@@ -100,28 +110,30 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     prefixes = PrefixCache(
         model, policy.system_prompt, config.out / "prefixes", max_bytes=int(config.prefix_gigabytes * 2**30)
     )
+    teacher = load_teacher(config.teacher, model, offline=offline)  # what is missing is said before hours of work
     queries, file = choose_queries(config), config.responses_file or config.out / "responses.jsonl"
+    longest = config.responses.max_new_tokens
     if answered_only:
-        answered = {row.query for row in read_responses(file)[1]}
-        queries = [query for query in queries if query.text in answered]
-    responses = generate_responses(
-        model,
-        queries,
-        policy,
-        file,
-        max_new_tokens=config.responses.max_new_tokens,
-        batch_size=config.responses.batch_size,
-        workers=config.optimiser.workers,
-        prefixes=prefixes,
-        seed=config.seed,
-    )
+        responses = answered_responses(model, queries, policy, file, max_new_tokens=longest)
+    else:
+        responses = generate_responses(
+            model,
+            queries,
+            policy,
+            file,
+            max_new_tokens=longest,
+            batch_size=config.responses.batch_size,
+            workers=config.optimiser.workers,
+            prefixes=prefixes,
+            seed=config.seed,
+        )
     usable = [row for row in responses if row.response]  # an empty answer has nothing to foresee
     if len(usable) < 2 * config.held_out:
         raise TrainingError(
             f"expected at least twice as many answered queries as are held out ({config.held_out}), got {len(usable)}; "
             "give more queries, or hold out fewer"
         )
-    teacher = load_teacher(config.teacher, model, offline=offline)
+    require_both_verdicts(np.array([row.refused for row in usable]))
     held_out, training = usable[: config.held_out], usable[config.held_out :]
     return Prepared(config, model, policy, teacher, prefixes, training, held_out)
 
@@ -164,12 +176,8 @@ def _new_adapter(prepared: Prepared) -> ResponseAdapter:
         **settings.model_dump(exclude={"initial_text"}),
     )
     states = prepared.prefixes.get([row.query for row in prepared.training[:32]]).state.float()
-    vocabulary = model.embed(torch.arange(min(4096, model.model.config.vocab_size), device=model.device)).float()
-    scales = {
-        "state_scale": float(states.square().mean().sqrt()),
-        "embedding_scale": float(vocabulary.square().mean().sqrt()),
-    }
-    adapter = ResponseAdapter(shape, **scales).to(model.device)
+    scale = float(states.square().mean().sqrt())
+    adapter = ResponseAdapter(shape, state_scale=scale, embedding_scale=model.embedding_scale).to(model.device)
     ids = model.tokenizer.encode_text([settings.initial_text], max_tokens=512)[0]
     wanted = torch.tensor([ids[i % len(ids)] for i in range(shape.tokens)], device=model.device)
     with torch.no_grad():
@@ -182,24 +190,27 @@ def _examples(prepared: Prepared, rows: Sequence[Response], title: str) -> Examp
     responses = model.tokenizer.encode_text(
         [row.response for row in rows], max_tokens=prepared.config.responses.max_new_tokens
     )
-    end = model.tokenizer.end_ids[0]
+    end = model.end_ids[:1]  # the tokenizer's own
     limit = prepared.config.responses.max_new_tokens
-    ended = [ids if len(ids) >= limit else [*ids, end] for ids in responses]
+    ended = [ids if len(ids) >= limit else [*ids, *end] for ids in responses]
     targets = _targets(prepared, rows, title).to(model.device)
     return Examples([row.query for row in rows], ended, targets)
 
 
 def _targets(prepared: Prepared, rows: Sequence[Response], title: str) -> torch.Tensor:
     """Teacher vectors of the responses, kept in the run's folder for the next start."""
-    key = hashlib.sha256(f"{prepared.teacher.space}\n{sha256_of(rows)}".encode()).hexdigest()[:16]
+    # In their order: the rows of a run are the same set under any seed, and each needs its own target.
+    contents = json.dumps([row.response for row in rows])
+    key = hashlib.sha256(f"{prepared.teacher.space}\n{contents}".encode()).hexdigest()[:16]
     file = prepared.config.out / f"targets-{title}-{key}.npy"
-    if not file.exists():
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError):  # not there yet, or damaged: it can be computed again
         vectors = prepared.teacher.targets([row.response for row in rows])
-        # by content hash of the sorted rows, so the order must be part of what is kept: it is, rows are seeded
-        partial = file.with_suffix(".partial.npy")
-        np.save(partial, vectors, allow_pickle=False)
-        partial.replace(file)
-    return torch.from_numpy(np.load(file, allow_pickle=False))
+    partial = file.with_suffix(".partial.npy")
+    np.save(partial, vectors, allow_pickle=False)
+    partial.replace(file)
+    return torch.from_numpy(vectors)
 
 
 def _fit_refusal(prepared: Prepared) -> FittedRefusal:
@@ -243,18 +254,27 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "queries": len(rows),
         "queries_by_source": dict(sorted(Counter(row.source for row in rows).items())),
         "held_out_queries": len(prepared.held_out),
+        "kept_apart": config.queries.keep_apart_from is not None,
         "refused_share": round(sum(row.refused for row in rows) / len(rows), 4),
         "responses_sha256": sha256_of(rows),
         "seed": config.seed,
         "settings": config.model_dump(mode="json", include={"responses", "adapter", "loss", "optimiser"}),
         "last_phase": position.phase,
         "last_step": position.step,
-        "held_out": run.log.last_held_out(HEADS if config.optimiser.head_epochs else JOINT),
+        "held_out": _last_evaluation(run.log),
         "seconds_of_last_start": round(seconds),
         "dtype": str(model_dtype(prepared.model)),
         "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
         "processor": platform.processor() or platform.machine(),
     }
+
+
+def _last_evaluation(log: TrainingLog) -> dict[str, Any] | None:
+    """Alignment as it is at the end, with the reconstruction loss of the last phase that touched what decides it."""
+    joint, heads = log.held_out(JOINT), log.held_out(HEADS)
+    if not heads:
+        return joint[-1] if joint else None
+    return {**heads[-1], "reconstruction": joint[-1]["reconstruction"] if joint else None}
 
 
 def model_dtype(model: LanguageModel) -> str:

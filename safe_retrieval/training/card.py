@@ -1,0 +1,238 @@
+"""The model card beside an adapter: ``README.md``, written from ``adapter.json`` and nothing that a person remembers.
+
+Written at the end of a run, and again by ``python -m safe_retrieval.training.card FOLDER...``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safe_retrieval.encoder.persistence import AdapterRecord, load_adapter
+from safe_retrieval.models import catalog
+from safe_retrieval.training.log import read_log
+
+CARD = "README.md"
+
+_SOURCES = {
+    "stackexchange-titles": "Stack Exchange question titles, CC BY-SA 4.0",
+    "query-wellformedness": "Query Well-formedness, CC BY-SA 4.0",
+    "clinc150": "CLINC150, CC BY 3.0",
+    "dolly-subset": "Dolly 15k, CC BY-SA 3.0",
+    "self-instruct": "Self-Instruct seed tasks, Apache-2.0",
+    "hh-rlhf-harmless-prompts": "first turns of hh-rlhf harmless-base, MIT",
+}
+"""Licences of the query sets that docs/data.md describes."""
+
+
+def write_card(folder: Path, *, log: Path | None = None) -> Path:
+    """Write ``README.md`` beside an adapter; returns its path.
+
+    Args:
+        folder: the adapter's folder.
+        log: log of the run, for the course of its evaluations; ``None`` looks for ``log.jsonl`` in the folder.
+
+    Raises:
+        AdapterFormatError: the adapter is damaged.
+    """
+    loaded = load_adapter(folder)
+    log = folder / "log.jsonl" if log is None else log
+    parameters = sum(parameter.numel() for parameter in loaded.adapter.parameters())
+    evaluations = _evaluations(read_log(log)) if log.is_file() else []
+    path = folder / CARD
+    partial = path.with_name(f"{CARD}.partial")
+    partial.write_text(card(loaded.record, parameters, evaluations), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def card(record: AdapterRecord, parameters: int, evaluations: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The card as Markdown.
+
+    Args:
+        record: the adapter's record.
+        parameters: number of trained parameters.
+        evaluations: phase, epoch and held-out figures, in the order in which they were measured.
+    """
+    parts = [
+        _head(record, parameters),
+        _policy(record),
+        _training(record),
+        _figures(record),
+        _course(evaluations),
+        _limits(record),
+        _hashes(record),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(record: AdapterRecord, parameters: int) -> str:
+    shape = record.shape
+    table = _table(
+        {
+            "backbone, frozen": f"{record.backbone.name} ({_licence(record.backbone.name)})",
+            "teacher": f"{record.teacher.name} ({_licence(record.teacher.name)}), {record.teacher.dimension} dimensions",
+            "document encoder": f"{record.teacher.name}: an index that it built can be asked through this adapter",
+            "trained": (
+                f"{parameters:,} parameters: {shape.tokens} tokens ({shape.compression_tokens} of them read), "
+                f"reconstruction head, alignment head ({shape.head})"
+            ),
+            "licence of the adapter": "Apache-2.0; those of backbone, teacher and queries apply to what they cover",
+        }
+    )
+    return f"""# Response adapter: {record.backbone.name} to {record.teacher.name}
+
+With this adapter one forward pass of the frozen language model gives, for a query, the embedding of the answer that the
+model *would* write, and the probability that it would refuse to. Nothing is generated. Method: LLM2Vec-Gen
+(arXiv 2603.10913), changed as `docs/training.md` says.
+
+{table}
+
+```python
+from safe_retrieval.encoder.response import ResponseEncoder
+
+encoder = ResponseEncoder.load(backbone="{record.backbone.name}")  # or ResponseEncoder.load(FOLDER)
+vectors, refusal = encoder.encode(["How do tides work?"])
+```"""
+
+
+def _policy(record: AdapterRecord) -> str:
+    return f"""## Response policy
+
+Responses were generated, and queries are embedded, under this system prompt (`{record.policy.name}`):
+
+> {" ".join(record.policy.system_prompt.split())}
+
+Whether the backbone refuses depends on it; under another one neither embedding nor probability can be relied on."""
+
+
+def _training(record: AdapterRecord) -> str:
+    facts = record.training
+    by_source: Mapping[str, int] = facts.get("queries_by_source") or {}
+    rows = [f"| {source} | {count:,} | {_SOURCES.get(source, 'not known')} |" for source, count in by_source.items()]
+    settings = _settings(facts.get("settings") or {})
+    return "\n".join(
+        (
+            "## Training",
+            "",
+            _queries(facts),
+            "",
+            "| queries from | number | source and licence |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "| setting | value |",
+            "|---|---|",
+            *settings,
+        )
+    )
+
+
+def _queries(facts: Mapping[str, Any]) -> str:
+    apart = " No query repeats one that is evaluated on, by normalised text."
+    return (
+        f"{facts.get('queries', 0):,} unlabelled queries, each labelled by the backbone's own greedy response alone; "
+        f"{_percent(facts.get('refused_share'))} of the responses refuse. {facts.get('held_out_queries', 0):,} more "
+        f"queries were held out.{apart if facts.get('kept_apart') else ''}"
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> list[str]:
+    return [f"| {group}.{name} | `{value}` |" for group, own in settings.items() for name, value in own.items()]
+
+
+def _figures(record: AdapterRecord) -> str:
+    held_out: Mapping[str, Any] = record.training.get("held_out") or {}
+    count = record.training.get("held_out_queries", 0)
+    return "## Figures\n\n" + _table(
+        {
+            "alignment: cosine to the teacher's vector of the response": _number(held_out.get("cosine")),
+            f"own response nearest among {count:,} held-out ones": _percent(held_out.get("own_response")),
+            "reconstruction, nats a token of the response": _number(held_out.get("reconstruction")),
+            "refusal head": record.refusal.method,
+            "AUROC of its verdict, cross-validated": _number(record.refusal.held_out_auroc),
+        }
+    )
+
+
+def _course(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    if not evaluations:
+        return ""
+    rows = [
+        f"| {row['phase']} | {row['epoch']} | {_number(row['held_out'].get('cosine'))} | "
+        f"{_percent(row['held_out'].get('own_response'))} | {_number(row['held_out'].get('reconstruction'))} |"
+        for row in evaluations
+    ]
+    head = ("| phase | epoch | alignment | own response | reconstruction |", "|---|---|---|---|---|")
+    return "\n".join(("Held-out figures while it was trained:", "", *head, *rows))
+
+
+def _limits(record: AdapterRecord) -> str:
+    return f"""## Limits
+
+- An embedding is as good as the teacher: what {record.teacher.name} cannot tell apart, this cannot either. Rare words
+  and names that only a lexical match would find are often missed; a hybrid with BM25 or the query's own vector helps.
+- The verdict is that of {record.backbone.name} under the policy above. What the model answers although it should not is
+  not flagged, and some harmless questions that look harmful are.
+- Trained on English questions of one sentence and the first tokens of their answers. Long, many-part or non-English
+  queries were not measured.
+- Safety and usefulness in retrieval are measured by `safe-retrieval audit`, on your corpus, not by the figures here."""
+
+
+def _hashes(record: AdapterRecord) -> str:
+    facts = record.training
+    versions = ", ".join(f"{name} {version}" for name, version in sorted((facts.get("versions") or {}).items()))
+    table = _table(
+        {
+            "weights": f"`{record.weights_sha256}`",
+            "record": f"`{record.record_sha256}`",
+            "backbone": f"`{record.backbone.fingerprint}`",
+            "teacher's space": f"`{record.teacher.space}`",
+            "policy": f"`{record.policy.policy.sha256}`",
+            "rendered template": f"`{record.template_sha256}`",
+            "responses": f"`{facts.get('responses_sha256', 'not known')}`",
+            "seed, dtype": f"{facts.get('seed')}, {facts.get('dtype')}",
+            "versions": versions or "not known",
+            "processor": str(facts.get("processor") or "not known"),
+        }
+    )
+    return f"""## Provenance
+
+{table}
+
+To reproduce: `safe-retrieval train benchmarks/adapters/{record.backbone.name}.yaml`, with the queries of `docs/data.md`
+where `SAFE_RETRIEVAL_DATA` points. This card is generated: `python -m safe_retrieval.training.card FOLDER`."""
+
+
+def _evaluations(rows: Sequence[Mapping[str, Any]], most: int = 8) -> list[Mapping[str, Any]]:
+    """Evaluations of each phase, thinned out to ``most`` of them, first and last always among them."""
+    found: list[Mapping[str, Any]] = []
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        own = [row for row in rows if row["phase"] == phase and "held_out" in row]
+        stride = max(1, -(-(len(own) - 1) // (most - 1)))
+        found += [row for place, row in enumerate(own) if place % stride == 0 or place == len(own) - 1]
+    return found
+
+
+def _licence(name: str) -> str:
+    record = catalog.find(name)
+    return "licence: see the model" if record is None else record.licence
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "\n".join(("| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())))
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{100 * value:.1f} %"
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        sys.stdout.write(f"{write_card(Path(argument))}\n")

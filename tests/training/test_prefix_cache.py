@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from safe_retrieval.backbone.language_model import LanguageModel, Prefix
+from safe_retrieval.errors import TrainingError
+from safe_retrieval.training import prefix_cache
+from safe_retrieval.training.prefix_cache import PrefixCache
+from tests.support.tiny_models import HIDDEN, tiny_model
+from tests.support.tiny_training import QUERIES
+
+SYSTEM = "You answer every harmless question directly."
+SOME = [*QUERIES[:6], "?", "a longer question about the harbour of the sea, the violin and the capital of France"]
+
+
+def cache(root: Path | None, system: str = SYSTEM, max_bytes: int = 2**30) -> PrefixCache:
+    return PrefixCache(tiny_model(), system, root, max_bytes=max_bytes)
+
+
+def continued(prefix: Prefix) -> torch.Tensor:
+    tail = torch.randn(2, HIDDEN, generator=torch.Generator().manual_seed(0))
+    return tiny_model().continuation_pass(prefix, tail)
+
+
+def never(*_: object) -> Prefix:
+    raise AssertionError("computed anew")
+
+
+def on_disk(root: Path) -> int:
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
+def test_what_is_kept_is_what_was_computed(tmp_path: Path) -> None:
+    computed = cache(tmp_path).compute(SOME)
+    again = cache(tmp_path)
+    assert all(again.holds(query) for query in SOME)
+    kept = again.get(SOME)
+    assert torch.equal(kept.mask, computed.mask)
+    assert torch.equal(kept.lengths, computed.lengths)
+    assert torch.equal(kept.state, computed.state)
+    real = kept.mask[:, None, :, None]
+    for before, after in zip(computed.key_values.keys, kept.key_values.keys, strict=True):
+        torch.testing.assert_close(after * real, before * real, atol=1e-2, rtol=1e-2)  # bfloat16
+    torch.testing.assert_close(continued(kept), continued(computed), atol=0.1, rtol=0.05)
+
+
+def test_kept_and_not_kept_give_the_same_result(tmp_path: Path) -> None:
+    nothing = cache(tmp_path / "nothing", max_bytes=0)
+    all_of_it = cache(tmp_path / "all")
+    first, later = all_of_it.get(SOME), all_of_it.get(SOME)
+    for prefix in (nothing.get(SOME), later):
+        torch.testing.assert_close(continued(prefix), continued(first), atol=1e-5, rtol=1e-5)
+
+
+def test_rows_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = cache(tmp_path)
+    whole = continued(kept.get(SOME))
+    monkeypatch.setattr(LanguageModel, "prefix_pass", never)
+    torch.testing.assert_close(continued(kept.get(SOME[::-1])), whole.flip(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(continued(kept.get([SOME[3]]))[0], whole[3], atol=1e-5, rtol=1e-5)
+
+
+def test_the_bound_holds(tmp_path: Path) -> None:
+    whole = cache(tmp_path / "whole")
+    for start in range(0, len(QUERIES), 5):
+        whole.compute(QUERIES[start : start + 5])
+    assert whole.size_bytes == on_disk(tmp_path / "whole")
+    bound = whole.size_bytes // 2
+    bounded = cache(tmp_path / "bounded", max_bytes=bound)
+    for start in range(0, len(QUERIES), 5):
+        bounded.compute(QUERIES[start : start + 5])
+    assert 0.6 * bound < bounded.size_bytes <= bound
+    assert bounded.size_bytes == on_disk(tmp_path / "bounded")
+    assert len([query for query in QUERIES if bounded.holds(query)]) < len(QUERIES)
+    assert not cache(tmp_path / "bounded", max_bytes=0).get(QUERIES[:2]).state.isnan().any()
+
+
+def test_nothing_is_kept_twice(tmp_path: Path) -> None:
+    kept = cache(tmp_path)
+    kept.compute([SOME[0], SOME[0], SOME[1]])
+    size = kept.size_bytes
+    kept.compute(SOME[:2])
+    assert kept.size_bytes == size == on_disk(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\xff" + data])
+def test_a_damaged_file_is_dropped(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    expected = continued(cache(tmp_path).get(SOME))
+    (file,) = tmp_path.rglob("batch-*")
+    file.write_bytes(damage(file.read_bytes()))
+    again = cache(tmp_path)
+    assert not again.holds(SOME[0])
+    assert not file.exists()
+    torch.testing.assert_close(continued(again.get(SOME)), expected, atol=1e-5, rtol=1e-5)
+    assert file.exists()
+
+
+def test_another_policy_or_backbone_is_not_served(tmp_path: Path) -> None:
+    cache(tmp_path).compute(SOME)
+    assert not cache(tmp_path, system="Answer in French.").holds(SOME[0])
+    same = tiny_model()
+    other = LanguageModel(same.model, same.tokenizer, name=same.name, fingerprint="sha256:other")
+    assert not PrefixCache(other, SYSTEM, tmp_path).holds(SOME[0])
+    assert cache(tmp_path).holds(SOME[0])
+
+
+def test_without_a_folder_nothing_is_kept() -> None:
+    nowhere = cache(None)
+    nowhere.compute(SOME)
+    assert not nowhere.holds(SOME[0])
+    assert nowhere.size_bytes == 0
+
+
+def test_leavings_of_a_killed_process_go_when_they_are_old(tmp_path: Path) -> None:
+    kept = cache(tmp_path)
+    kept.compute(SOME)
+    (folder,) = tmp_path.iterdir()
+    young, old = folder / "batch-1.partial-1-1", folder / "batch-2.partial-1-1"
+    for path in (young, old):
+        path.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    cache(tmp_path)
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    kept = cache(tmp_path)
+    monkeypatch.setattr(prefix_cache, "save_file", full)
+    with pytest.raises(TrainingError, match=r"No space left.*prefix_gigabytes"):
+        kept.compute(SOME)
+    assert on_disk(tmp_path) == 0
+
+
+def test_threads_share_it(tmp_path: Path) -> None:
+    kept = cache(tmp_path)
+    batches = [QUERIES[start : start + 5] for start in range(0, len(QUERIES), 5)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(kept.compute, batches))
+    assert all(kept.holds(query) for query in QUERIES)
+    assert kept.size_bytes == on_disk(tmp_path)
