@@ -38,7 +38,7 @@ def pins() -> dict[str, str]:
 
 
 def test_extras_are_the_promised_ones() -> None:
-    assert set(EXTRAS) == {"langchain", "server", "mteb", "ray", "dev"}
+    assert set(EXTRAS) == {"langchain", "server", "mteb", "peft", "ray", "dev"}
 
 
 def test_every_requirement_is_pinned_within_its_range() -> None:

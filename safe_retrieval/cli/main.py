@@ -7,7 +7,7 @@ import sys
 import typer
 
 from safe_retrieval import __version__
-from safe_retrieval.cli import audit, bench, encode, index, models, search, train
+from safe_retrieval.cli import audit, bench, encode, index, llm2vec, models, search, train
 from safe_retrieval.errors import SafeRetrievalError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("search")(search.search)
 app.command("encode")(encode.encode)
 app.command("audit")(audit.audit)
 app.command("train")(train.train)
+app.command("llm2vec")(llm2vec.llm2vec)
 
 
 def _version(show: bool) -> None:
