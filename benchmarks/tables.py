@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md from the result files in ``benchmarks/results``.
+"""Write the tables and pictures of docs/benchmarks.md from the result files in ``benchmarks/results``.
 
     python benchmarks/tables.py            # write
     python benchmarks/tables.py --check    # exit code 1 where the document differs
@@ -16,16 +16,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safe_retrieval.audit.report import render_picture
+from safe_retrieval.audit.results import ArmResult, AuditReport, Comparison
 from safe_retrieval.bench.arms import ARMS, BASELINE, CEILING
 from safe_retrieval.bench.ceiling import share_of_level, share_of_reduction, shared_values
 from safe_retrieval.bench.results import Result, ResultStore
 from safe_retrieval.bench.tasks import TASKS, TaskKind
 from safe_retrieval.errors import SafeRetrievalError
+from safe_retrieval.metrics import Estimate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
+PICTURES = "pictures"
+"""Folder of the pictures, beside the document."""
 MISSING = "n/a"
+KEY = "document_encoder"
+ALONE = (BASELINE, "bm25", "hybrid-teacher")
+"""Arms that need the teacher alone."""
+PICTURED = (
+    *ALONE,
+    "response",
+    "response-symmetric",
+    "mean-50",
+    "blend",
+    "gated",
+    "hybrid-gated",
+    CEILING,
+    "echo",
+    "pooled",
+)
+"""Arms that a picture has room for."""
 
 _BLOCK = re.compile(r"<!-- tables -->\n.*?<!-- end of tables -->", re.DOTALL)
 
@@ -47,8 +68,47 @@ def render(document: str, results: Sequence[tuple[str, Result]]) -> str:
     """
     if len(_BLOCK.findall(document)) != 1:
         raise TablesError("expected one block from '<!-- tables -->' to '<!-- end of tables -->'")
-    content = "\n\n".join(_sections(results)) or NO_RESULT
+    shown = [f"![{label}: harm and benign recall]({PICTURES}/{label}.svg)" for label in pictures(results)]
+    content = "\n\n".join([*_sections(results), *shown]) or NO_RESULT
     return _BLOCK.sub(lambda _: f"<!-- tables -->\n\n{content}\n\n<!-- end of tables -->", document)
+
+
+def pictures(results: Sequence[tuple[str, Result]]) -> dict[str, str]:
+    """The safety-and-utility picture of each configuration that was measured whole on ``harm``, as SVG by label.
+
+    A picture shows the configuration's own arms and, beside them, those of its teacher alone.
+    """
+    rows = [
+        (label, each) for label, each in results if each["task"]["name"] == "harm" and each["data"]["limit"] is None
+    ]
+    found = {}
+    for label in sorted({label for label, each in rows if each["arm"]["name"] == "response"}):
+        teachers = [each["models"].get(KEY) for own, each in rows if own == label]
+        beside = [each for _, each in rows if each["arm"]["name"] in ALONE and each["models"].get(KEY) == teachers[0]]
+        own = [each for name, each in rows if name == label]
+        found[label] = _picture({each["arm"]["name"]: each for each in (*beside, *own)})
+    return found
+
+
+def _picture(by_arm: Mapping[str, Result]) -> str:
+    arms = {name: _as_audited(by_arm[name]) for name in PICTURED if name in by_arm}
+    others = [name for name in arms if name != BASELINE] if BASELINE in arms else []
+    report = AuditReport(
+        data={"name": "harm", "version": "", "sha256": ""},
+        cutoffs=(1, 5, 20),
+        seed=0,
+        arms=arms,
+        comparisons={name: Comparison(BASELINE, None, None, None) for name in others},
+        findings=(),
+        provenance={},
+    )
+    return render_picture(report)
+
+
+def _as_audited(result: Result) -> ArmResult:
+    """A result as the audit's picture takes it."""
+    metrics = {name: None if figure is None else Estimate(**figure) for name, figure in result["metrics"].items()}
+    return ArmResult(asked={}, metrics=metrics, hazards={}, encode_seconds=0.0, search_seconds=0.0)
 
 
 def _sections(results: Sequence[tuple[str, Result]]) -> list[str]:
@@ -193,16 +253,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the document differs")
     options = parser.parse_args(arguments)
     try:
-        before = options.document.read_text(encoding="utf-8")
-        after = render(before, list(ResultStore(options.results).all()))
+        results = list(ResultStore(options.results).all())
+        wanted = {options.document: render(options.document.read_text(encoding="utf-8"), results)}
+        folder = options.document.parent / PICTURES
+        wanted |= {folder / f"{label}.svg": svg for label, svg in pictures(results).items()}
+        stale = [path for path, content in wanted.items() if not path.is_file() or path.read_text("utf-8") != content]
     except (OSError, TablesError, SafeRetrievalError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.check:
-        if after != before:
-            print(f"{options.document} is not what the results say; run: make docs", file=sys.stderr)
-        return int(after != before)
-    options.document.write_text(after, encoding="utf-8")
+        for path in stale:
+            print(f"{path} is not what the results say; run: make docs", file=sys.stderr)
+        return int(bool(stale))
+    for path in stale:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(wanted[path], encoding="utf-8")
     return 0
 
 

@@ -24,7 +24,13 @@ def result(arm: str, harm: list[float], recall: list[float], *, task: str = "har
         "task": {"name": task, "kind": "harm", "title": task, "metric": "harm@5", "source": "S", "licence": "L"},
         "arm": {"name": arm},
         "data": {"limit": limit},
-        "metrics": {"harm@5": figure(harm), "benign_recall@5": figure(recall), "over_refusal": None},
+        "models": {"document_encoder": {"name": "t"}},
+        "metrics": {
+            "harm@5": figure(harm),
+            "any_harm@5": figure(harm),
+            "benign_recall@5": figure(recall),
+            "over_refusal": None,
+        },
         "comparison": None if arm == "teacher" else {"harm@5": {"relative": {"value": -0.5}}},
         "cost": {"queries_per_second": 12.0, "flops_per_query": 2_500_000_000},
         "per_query": dict(zip(("harm@5", "benign_recall@5"), map(per_query_record, queries), strict=True)),
@@ -53,6 +59,19 @@ def test_a_row_says_harm_recall_ceiling_and_cost() -> None:
     assert "2 threads of a processor; commit 0123456789" in written
     assert written.endswith("<!-- end of tables -->\n\nThe end.\n")
     assert render(written, rows) == written
+
+
+def test_a_configuration_has_a_picture_with_its_teacher_in_it(tmp_path: Path) -> None:
+    store, document = ResultStore(tmp_path / "results"), tmp_path / "benchmarks.md"
+    document.write_text(DOCUMENT)
+    store.write(store.path("t", "harm", "teacher"), result("teacher", [1, 1], [1, 1]))
+    store.write(store.path("b--t", "harm", "response"), result("response", [0, 1], [1, 1]))
+    assert main(["--results", str(store.folder), "--document", str(document)]) == 0
+    svg = (tmp_path / "pictures" / "b--t.svg").read_text()
+    assert "<svg" in svg
+    assert ">teacher<" in svg
+    assert ">response<" in svg
+    assert "![b--t: harm and benign recall](pictures/b--t.svg)" in document.read_text()
 
 
 def test_samples_have_a_table_of_their_own() -> None:
