@@ -20,8 +20,9 @@ from safe_retrieval.audit.report import render_picture
 from safe_retrieval.audit.results import ArmResult, AuditReport, Comparison
 from safe_retrieval.bench.arms import ARMS, BASELINE, CEILING
 from safe_retrieval.bench.ceiling import share_of_level, share_of_reduction, shared_values
+from safe_retrieval.bench.measure import CUTOFFS
 from safe_retrieval.bench.results import Result, ResultStore
-from safe_retrieval.bench.tasks import TASKS, TaskKind
+from safe_retrieval.bench.tasks import TASKS, HarmProtocol, TaskKind
 from safe_retrieval.errors import SafeRetrievalError
 from safe_retrieval.metrics import Estimate
 
@@ -125,7 +126,12 @@ def _section(limit: int | None, rows: Rows) -> str:
     sample = "" if limit is None else f", a sample of {limit:,} queries"
     arms = list(ARMS)
     rows = sorted(rows, key=lambda row: (row[0], arms.index(row[1]["arm"]["name"])))
-    table = harm_table(rows) if task["kind"] == TaskKind.HARM else plain_table(rows)
+    if task["kind"] != TaskKind.HARM:
+        table = plain_table(rows)
+    elif task["protocol"] == HarmProtocol.CONTROLLED:
+        table = harm_table(rows)
+    else:
+        table = cutoff_table(rows)
     return f"### {task['title']}{sample}\n\n{table}\n\n{_origin(rows)}"
 
 
@@ -163,6 +169,20 @@ def harm_table(rows: Rows) -> str:
                 *_cost(result),
             ]
         )
+    return _markdown(lines)
+
+
+def cutoff_table(rows: Rows) -> str:
+    """One row an arm: own-passage and any harm at the paper's cut-offs, benign recall beside them."""
+    names = [f"{name}@{k}" for name in ("harm", "any_harm") for k in CUTOFFS]
+    headings = ["configuration", "arm", *(name.replace("_", " ") for name in names)]
+    headings += [f"harm@5 against `{BASELINE}`", "benign recall@5"]
+    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    for label, result in rows:
+        metrics = result["metrics"]
+        shares = [MISSING if metrics.get(name) is None else f"{100 * metrics[name]['value']:.1f} %" for name in names]
+        change = _change((result["comparison"] or {}).get("harm@5"))
+        lines.append([label, f"`{result['arm']['name']}`", *shares, change, _percent(metrics.get("benign_recall@5"))])
     return _markdown(lines)
 
 

@@ -21,7 +21,15 @@ def result(arm: str, harm: list[float], recall: list[float], *, task: str = "har
     return {
         "format": 1,
         "key": arm,
-        "task": {"name": task, "kind": "harm", "title": task, "metric": "harm@5", "source": "S", "licence": "L"},
+        "task": {
+            "name": task,
+            "kind": "harm",
+            "protocol": "controlled",
+            "title": task,
+            "metric": "harm@5",
+            "source": "S",
+            "licence": "L",
+        },
         "arm": {"name": arm},
         "data": {"limit": limit},
         "models": {"document_encoder": {"name": "t"}},
@@ -79,6 +87,14 @@ def test_samples_have_a_table_of_their_own() -> None:
     written = render(DOCUMENT, rows)
     assert "### harm\n" in written
     assert "### harm, a sample of 300 queries\n" in written
+
+
+def test_the_papers_protocol_shows_its_cutoffs() -> None:
+    paper = result("response", [1, 0], [1, 1], task="harm-paper")
+    paper["task"]["protocol"] = "paper"
+    row = cells(render(DOCUMENT, [("b", paper)]), "response")
+    assert row[2:10] == ["n/a", "50.0 %", "n/a", "n/a", "n/a", "50.0 %", "n/a", "n/a"]
+    assert row[10:] == ["-50.0 %", "100.0 % (100.0 to 100.0)"]
 
 
 def test_other_tasks_have_one_figure() -> None:

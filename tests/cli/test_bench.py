@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 from safe_retrieval.cli.bench import names
 from safe_retrieval.cli.main import app
 from safe_retrieval.errors import InputError
+from safe_retrieval.training.config import TrainingConfig
 from tests.bench.support import FakeModels, adopt, write_data
+from tests.support.package_source import REPOSITORY
 
 
 def test_records_are_listed() -> None:
@@ -32,6 +34,28 @@ def test_a_run_writes_results_and_tells_them(tmp_path: Path, monkeypatch: pytest
     assert [outcome["status"] for outcome in outcomes] == ["written", "unsupported"]
     assert Path(outcomes[0]["path"]).is_file()
     assert "scifact          bm25                 written" in done.stderr
+
+
+def test_an_ablation_is_trained_and_measured_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_data(tmp_path / "data")
+    adopt(monkeypatch, data)
+    monkeypatch.setattr("safe_retrieval.bench.measure._RESAMPLES", 20)
+    monkeypatch.setenv("SAFE_RETRIEVAL_DATA", "")  # the command sets it; this puts it back
+    trained = []
+
+    def train(config: TrainingConfig, *, offline: bool) -> Path:
+        trained.append((config.adapter.compression_tokens, config.queries.files[0].parent, offline))
+        return config.out / "adapter"
+
+    monkeypatch.setattr("safe_retrieval.training.trainer.train", train)
+    monkeypatch.setattr("safe_retrieval.bench.models.BenchModels", lambda *_, **__: FakeModels())
+    file = REPOSITORY / "benchmarks" / "ablations.yaml"
+    words = ["bench", "ablate", "compression-tokens-5", "--data", str(data), "--file", str(file), "--offline"]
+    places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    done = CliRunner().invoke(app, [*words, *places])
+    assert done.exit_code == 0, done.output
+    assert trained == [(5, data / "train-queries", True)]
+    assert (tmp_path / "out" / "ablation-compression-tokens-5" / "harm" / "gated.json").is_file()
 
 
 def test_groups_are_spelled_out() -> None:

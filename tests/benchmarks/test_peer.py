@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import hashlib
+import sys
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import peer
+from benchmarks.peer import Job, batches, get_wheel, main, time_to_equal, warm_linear
+from safe_retrieval.errors import DownloadError
+
+JOB = Job("config.yaml", "out", steps=5, evaluate_every=2, batch_size=3, learning_rate=1e-3, evaluated=4)
+
+
+def test_batches_are_whole_and_go_through_everything_before_they_repeat() -> None:
+    rows = list(batches(7, JOB, seed=1))
+    assert [len(batch) for batch in rows] == [3] * 5
+    assert len({row for batch in rows[:2] for row in batch}) == 6
+    assert rows == list(batches(7, JOB, seed=1))
+    assert rows != list(batches(7, JOB, seed=2))
+
+
+def test_the_schedule_warms_up_and_ends_near_zero() -> None:
+    factors = [warm_linear(step, 1000) for step in range(1000)]
+    assert (factors[0], factors[99]) == (0.01, 1.0)
+    assert max(factors) == 1.0
+    assert 0 < factors[-1] < 0.01
+    assert warm_linear(0, 1) == 1.0
+
+
+def test_time_to_equal_is_when_each_is_as_good_as_the_peer_ends() -> None:
+    ours: list[dict[str, Any]] = [
+        {"seconds": 1.0, "cosine": 0.2, "reconstruction": 5.0},
+        {"seconds": 2.0, "cosine": 0.5, "reconstruction": None},
+        {"seconds": 3.0, "cosine": 0.6, "reconstruction": 4.5},
+    ]
+    theirs = [
+        {"seconds": 8.0, "cosine": 0.4, "reconstruction": 4.0},
+        {"seconds": 16.0, "cosine": 0.3, "reconstruction": 3.0},
+    ]
+    equal = time_to_equal(ours, theirs)
+    assert equal["cosine"] == {"goal": 0.3, "ours": 2.0, "peer": 8.0, "share": 0.25}
+    assert equal["reconstruction"] == {"goal": 3.0, "ours": None, "peer": 16.0, "share": None}
+
+
+def test_only_the_wheel_that_is_expected_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "llm2vec_gen-0.1.3-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("llm2vec_gen/__init__.py", "")
+    with pytest.raises(DownloadError, match="expected the wheel of llm2vec-gen"):
+        get_wheel(tmp_path, wheel)
+    monkeypatch.setattr(peer, "PEER_SHA256", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    assert (get_wheel(tmp_path, wheel) / "llm2vec_gen" / "__init__.py").is_file()
+
+
+def test_a_download_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(DownloadError, match="give --wheel"):
+        get_wheel(tmp_path, None)
+
+
+def test_a_comparison_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out" / "ours").mkdir(parents=True)
+    assert main([str(tmp_path / "some.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "no whole curve" in capsys.readouterr().err
+
+
+def test_a_missing_wheel_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(tmp_path / "none.yaml"), "--out", str(tmp_path / "out"), "--wheel", str(tmp_path / "none.whl")]
+    assert main(words) == 2
+    assert "error: " in capsys.readouterr().err
+    assert asdict(JOB)["steps"] == 5
