@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from safe_retrieval.cli._common import err, out, print_json
+from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.types import Document
 
 app = typer.Typer(help="Build, change, describe and verify index folders.", no_args_is_help=True)
 
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 _CHUNK = 512
 """Documents that become visible at once."""
 
@@ -37,6 +40,14 @@ def build(
     encoder: Annotated[
         str, typer.Option(help="Document encoder: catalog name, hub id or folder.")
     ] = DEFAULT_DOCUMENT_ENCODER,
+    factory: Annotated[
+        str,
+        typer.Option(help="Kind of index: auto, Flat, HNSW<links>, SQ8, RaBitQ, IVF<lists>,Flat|SQ8|RaBitQ."),
+    ] = "Flat",
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory that the vectors may take, for --factory auto; 4GB.", show_default="no bound"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished build, or drop it and start anew.")
     ] = True,
@@ -52,9 +63,14 @@ def build(
     from safe_retrieval.index.builder import build_index
     from safe_retrieval.index.corpus import read_corpus
 
+    bound = None if memory is None else _bytes(memory)
     documents = read_corpus(corpus)  # a corpus that is not there is reported before a model is loaded
     document_encoder = InputEncoder.load(encoder, offline=offline)
-    manifest = build_index(documents, document_encoder, folder, batch_size=batch_size, resume=resume)
+    manifest = build_index(
+        documents, document_encoder, folder, factory=factory, memory=bound, batch_size=batch_size, resume=resume
+    )
+    if factory == "auto":
+        _explain(manifest.count, manifest.dimension, bound, deletes=False)
     reused = f", {manifest.build.reused_shards} of {manifest.build.shards} shards taken over"
     _remark(
         f"{manifest.count:,} documents in {manifest.build.seconds:,.1f} s"
@@ -175,15 +191,52 @@ def _fields(document: Document) -> dict[str, Any]:
 
 
 @app.command()
-def compact(folder: IndexFolder) -> None:
-    """Write an index anew without its deleted documents, in one piece; nothing is encoded."""
+def compact(
+    folder: IndexFolder,
+    *,
+    factory: Annotated[
+        str | None, typer.Option(help="Kind of index to make, as for build.", show_default="the index's own")
+    ] = None,
+) -> None:
+    """Write an index anew without its deleted documents, in one piece, or as another kind; nothing is encoded."""
     from safe_retrieval.index.folder import load_index
 
     with load_index(folder) as index:
         before = sum(file.size for file in index.manifest.files())
-        index.compact()
+        index.compact(factory=factory)
         after = sum(file.size for file in index.manifest.files())
         _remark(f"{len(index):,} documents, {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
+
+
+@app.command()
+def advise(
+    count: Annotated[int, typer.Argument(metavar="N", min=1, help="Number of documents.", show_default=False)],
+    dimension: Annotated[int, typer.Argument(min=1, help="Length of a vector.", show_default=False)],
+    *,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory that the vectors may take: 4GB.", show_default="no bound")
+    ] = None,
+    deletes: Annotated[
+        bool, typer.Option("--deletes/--no-deletes", help="Documents will be deleted or replaced often.")
+    ] = False,
+) -> None:
+    """Say which kind of index fits, and why."""
+    _explain(count, dimension, None if memory is None else _bytes(memory), deletes=deletes)
+
+
+def _explain(count: int, dimension: int, memory: int | None, *, deletes: bool) -> None:
+    from safe_retrieval.index.advisor import advise as choose
+
+    advice = choose(count, dimension, memory=memory, deletes=deletes)
+    out().print("\n".join((advice.factory.name, *advice.reasons)), markup=False, highlight=False, soft_wrap=True)
+
+
+def _bytes(text: str) -> int:
+    """Bytes out of ``4GB``, ``500 MB`` or a plain number; units are powers of ten."""
+    found = _MEMORY.fullmatch(text.strip())
+    if found is None:
+        raise InputError(f"expected an amount of memory such as 4GB or 500MB, got {text!r}")
+    return int(float(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2].upper()])
 
 
 def _remark(text: str) -> None:

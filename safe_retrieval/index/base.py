@@ -89,6 +89,10 @@ class VectorIndex(ABC):
     def __len__(self) -> int:
         return len(self._ids)
 
+    def vectors_between(self, start: int, stop: int) -> FloatMatrix:
+        """The vectors at positions ``start`` to ``stop - 1``; (stop - start, dimension) float32."""
+        return self.vectors_at(np.arange(start, stop))
+
     def add(self, ids: Sequence[str], vectors: FloatMatrix) -> None:
         """Append vectors; all of them, or none if one is faulty.
 

@@ -26,11 +26,13 @@ import numpy as np
 
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import DataError, IndexFolderError, InputError
+from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.documents import DocumentWriter
-from safe_retrieval.index.faiss_index import write_faiss
+from safe_retrieval.index.factories import AUTO, FLAT, Factory, parse_factory
 from safe_retrieval.index.manifest import BUILD_FOLDER, BuildRecord, EncoderRecord, IndexManifest, SegmentRecord
 from safe_retrieval.index.publish import locked, place, publish, writing
 from safe_retrieval.index.shards import ShardStore, shard_key
+from safe_retrieval.index.vector_files import write_vectors
 from safe_retrieval.index.vectors import check_vectors
 from safe_retrieval.types import Document, Encoder, FloatMatrix
 
@@ -55,6 +57,8 @@ def build_index(
     encoder: Encoder,
     out: str | Path,
     *,
+    factory: str = FLAT,
+    memory: int | None = None,
     batch_size: int = 32,
     shard_size: int = SHARD_SIZE,
     resume: bool = True,
@@ -67,6 +71,9 @@ def build_index(
         documents: the corpus; read once, in order. Ids are unique.
         encoder: makes the vectors, by ``encode_documents``.
         out: the index folder: missing, empty, an index, or an unfinished build. Any other folder is refused.
+        factory: the kind of index, by FAISS's name (:mod:`~safe_retrieval.index.factories`), or ``auto`` for the
+            advisor's choice.
+        memory: bytes that the vectors may take while they are searched, for ``auto``; ``None`` is no bound.
         batch_size: texts in one forward pass.
         shard_size: documents in a shard.
         resume: take over the shards of an unfinished build where encoder and texts are the same; otherwise they are
@@ -79,7 +86,8 @@ def build_index(
 
     Raises:
         DataError: the corpus is empty or broken, or has an id twice. Shards stay for the next run.
-        InputError: the encoder's vectors are not what an index takes, or a size is below 1.
+        InputError: the encoder's vectors are not what an index takes, a size is below 1, or the factory is unknown or
+            needs more documents to be trained on. Shards stay for the next run.
         IndexFolderError: ``out`` holds something else.
         IndexLockedError: another process is building there.
     """
@@ -90,7 +98,15 @@ def build_index(
     if total is None and isinstance(documents, Sized):
         total = len(documents)
     with locked(out), progress_bar(total, f"Indexing with {encoder.name}", show=progress) as advance:
-        build = _Build(encoder, out, batch_size=batch_size, shard_size=shard_size, resume=resume)
+        build = _Build(
+            encoder,
+            out,
+            factory=factory,
+            memory=memory,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            resume=resume,
+        )
         with build.documents:
             remaining = iter(documents)
             while chunk := list(islice(remaining, shard_size)):
@@ -102,7 +118,21 @@ def build_index(
 class _Build:
     """One run of a build: shards first, then the files of the index, then the step that makes them the index."""
 
-    def __init__(self, encoder: Encoder, out: Path, *, batch_size: int, shard_size: int, resume: bool) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        out: Path,
+        *,
+        factory: str,
+        memory: int | None,
+        batch_size: int,
+        shard_size: int,
+        resume: bool,
+    ) -> None:
+        if factory != AUTO:
+            parse_factory(factory)  # a misspelt name is reported before anything is encoded
+        self._factory = factory
+        self._memory = memory
         self._encoder = encoder
         self._out = out
         self._folder = out / BUILD_FOLDER
@@ -154,9 +184,9 @@ class _Build:
         count = len(self.documents)
         if count == 0:
             raise DataError("expected a corpus with at least one document, got an empty one")
-        vectors_path = self._folder / "vectors.faiss"
+        factory = self._chosen(count)
         with writing(self._out, mend=_MEND):
-            write_faiss(vectors_path, self._encoder.dimension, self._blocks())
+            files = write_vectors(self._folder, factory, self._encoder.dimension, count, self._blocks)
             manifest = IndexManifest(
                 encoder=encoder_record(self._encoder),
                 dimension=self._encoder.dimension,
@@ -164,8 +194,10 @@ class _Build:
                 segments=(
                     SegmentRecord(
                         count=count,
-                        vectors=place(vectors_path, self._out),
+                        vectors=place(files.vectors, self._out),
                         documents=place(self._folder / "documents.sqlite", self._out),
+                        factory=factory.name,
+                        originals=None if files.originals is None else place(files.originals, self._out),
                     ),
                 ),
                 build=BuildRecord(
@@ -176,10 +208,20 @@ class _Build:
                     shard_size=self._shard_size,
                     versions=library_versions(),
                 ),
+                factory=factory.name,
             )
             publish(manifest, self._out)
         shutil.rmtree(self._folder)
         return manifest
+
+    def _chosen(self, count: int) -> Factory:
+        """The kind of index, now that the number of documents is known."""
+        dimension = self._encoder.dimension
+        if self._factory == AUTO:
+            return advise(count, dimension, memory=self._memory).factory
+        factory = parse_factory(self._factory)
+        factory.check_count(count)
+        return factory
 
     def _blocks(self) -> Iterator[FloatMatrix]:
         for number, key in enumerate(self._keys):

@@ -13,21 +13,22 @@ segments grows logarithmically, and so does the number of times that a document 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.documents import DocumentWriter
-from safe_retrieval.index.faiss_index import write_faiss
+from safe_retrieval.index.factories import AUTO, FLAT, Factory, parse_factory
 from safe_retrieval.index.manifest import IndexManifest, SegmentRecord
 from safe_retrieval.index.publish import place, publish, writing
 from safe_retrieval.index.segments import Block, Segment, Snapshot
-from safe_retrieval.types import FloatMatrix
+from safe_retrieval.index.vector_files import write_vectors
+from safe_retrieval.types import Document, FloatMatrix
 
 CHANGE_FOLDER = ".changing"
 """Where the files of an unfinished change lie, inside the index folder."""
@@ -56,19 +57,37 @@ def changed(
     segments = [segment for segment in _without(snapshot, dead) if segment.record.live]
     extra = [] if added is None else [added]
     kept = _first_merged(segments, sum(len(block.documents) for block in extra))
-    return _published(folder, snapshot, segments[:kept], segments[kept:], extra)
+    return _published(folder, snapshot, segments[:kept], _Source(segments[kept:], extra), FLAT)
 
 
-def compacted(folder: Path, snapshot: Snapshot) -> IndexManifest:
+def compacted(folder: Path, snapshot: Snapshot, factory: str | None = None) -> IndexManifest:
     """Write everything that is not deleted into one segment. The folder's lock must be held.
 
+    Args:
+        folder: the index folder.
+        snapshot: its newest state.
+        factory: the kind of index to make, or ``auto``; ``None`` keeps the index's own.
+
     Raises:
+        InputError: the factory is unknown, or there are too few vectors to train it on.
         IndexFolderError: the folder cannot be written; nothing is changed then.
     """
-    segments = list(snapshot.segments)
-    if len(segments) < 2 and all(segment.live is None for segment in segments):
-        return snapshot.manifest
-    return _published(folder, snapshot, [], segments, [])
+    own, segments = snapshot.manifest, list(snapshot.segments)
+    name = own.factory if factory is None else factory
+    if name == AUTO:
+        name = advise(max(1, own.count), own.dimension).factory.name
+    parsed = parse_factory(name)
+    if own.count:
+        parsed.check_count(own.count)
+    whole = len(segments) < 2 and all(segment.live is None for segment in segments)
+    if whole and name == own.factory and all(segment.record.factory == name for segment in segments):
+        return own
+    return _published(folder, _with_factory(snapshot, name), [], _Source(segments, []), name)
+
+
+def _with_factory(snapshot: Snapshot, name: str) -> Snapshot:
+    """The same state, for a manifest that names another kind of index from here on."""
+    return Snapshot(replace(snapshot.manifest, factory=name), snapshot.segments)
 
 
 def _without(snapshot: Snapshot, dead: NDArray[np.int64] | None) -> list[Segment]:
@@ -87,21 +106,24 @@ def _without(snapshot: Snapshot, dead: NDArray[np.int64] | None) -> list[Segment
 def _first_merged(segments: Sequence[Segment], added: int) -> int:
     """Number of the first of the last segments that are written again together with what is added."""
     first, size = len(segments), added
-    while first and 0 < segments[first - 1].record.live < min(2 * size, LARGEST_MERGE):
+    while first and size:
+        record = segments[first - 1].record
+        if record.factory != FLAT or record.live >= min(2 * size, LARGEST_MERGE):
+            break
         first -= 1
-        size += segments[first].record.live
+        size += record.live
     return first
 
 
 def _published(
-    folder: Path, snapshot: Snapshot, kept: Sequence[Segment], merged: Sequence[Segment], added: Sequence[Block]
+    folder: Path, snapshot: Snapshot, kept: Sequence[Segment], source: _Source, factory: str
 ) -> IndexManifest:
-    """Write what has no file yet, and make it the index."""
+    """Write what has no file yet, the source as one segment of a kind, and make it the index."""
     with writing(folder, mend=_MEND), _aside(folder) as aside:
         records = [_with_deletions_on_disk(segment, aside, folder) for segment in kept]
-        if added or any(segment.record.live for segment in merged):
-            blocks = chain.from_iterable([*(segment.blocks() for segment in merged), added])
-            records.append(write_segment(aside, folder, snapshot.manifest.dimension, blocks))
+        if source.count:
+            dimension = snapshot.manifest.dimension
+            records.append(write_segment(aside, folder, parse_factory(factory), dimension, source))
         count = sum(record.live for record in records)
         manifest = replace(snapshot.manifest, count=count, segments=tuple(records))
         publish(manifest, folder)
@@ -117,31 +139,47 @@ def _with_deletions_on_disk(segment: Segment, aside: Path, folder: Path) -> Segm
     return replace(record, deleted=place(path, folder))
 
 
-def write_segment(aside: Path, folder: Path, dimension: int, blocks: Iterable[Block]) -> SegmentRecord:
-    """Write a segment's files and move them into the index folder; no manifest speaks of them yet.
+class _Source:
+    """What a new segment is made of; neither documents nor vectors are ever in memory as a whole."""
 
-    Args:
-        aside: a folder in ``folder``, where half-written files may lie.
-        folder: the index folder.
-        dimension: length of a vector.
-        blocks: documents and checked vectors, in the order of their positions; at least one document.
+    def __init__(self, merged: Sequence[Segment], added: Sequence[Block]) -> None:
+        self._merged = merged
+        self._added = added
+        live = sum(segment.record.live for segment in merged)
+        self.count = live + sum(len(block.documents) for block in added)
+
+    def documents(self) -> Iterator[list[Document]]:
+        """The documents by position, some hundred at a time."""
+        for segment in self._merged:
+            yield from segment.document_blocks()
+        yield from (block.documents for block in self._added)
+
+    def vectors(self) -> Iterator[FloatMatrix]:
+        """Their vectors, (n, d) float32 each."""
+        for segment in self._merged:
+            yield from segment.vector_blocks()
+        yield from (block.vectors for block in self._added)
+
+
+def write_segment(aside: Path, folder: Path, factory: Factory, dimension: int, source: _Source) -> SegmentRecord:
+    """Write a segment's files and move them into the index folder; no manifest speaks of them yet.
 
     Raises:
         DataError: a document cannot be stored.
         OSError: the disk is full or failing.
     """
-    vectors_path, documents_path = aside / "vectors.faiss", aside / "documents.sqlite"
-    with DocumentWriter(documents_path) as documents:
-        write_faiss(vectors_path, dimension, _stored(documents, blocks))
-        count = len(documents)
-    return SegmentRecord(count=count, vectors=place(vectors_path, folder), documents=place(documents_path, folder))
-
-
-def _stored(writer: DocumentWriter, blocks: Iterable[Block]) -> Iterator[FloatMatrix]:
-    """Store the documents of blocks as they pass, and hand on their vectors: neither is ever in memory as a whole."""
-    for documents, vectors in blocks:
-        writer.append(documents)
-        yield vectors
+    documents_path = aside / "documents.sqlite"
+    with DocumentWriter(documents_path) as writer:
+        for documents in source.documents():
+            writer.append(documents)
+    files = write_vectors(aside, factory, dimension, source.count, source.vectors)
+    return SegmentRecord(
+        count=source.count,
+        vectors=place(files.vectors, folder),
+        documents=place(documents_path, folder),
+        factory=factory.name,
+        originals=None if files.originals is None else place(files.originals, folder),
+    )
 
 
 @contextmanager

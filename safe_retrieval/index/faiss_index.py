@@ -50,17 +50,13 @@ class FaissIndex(VectorIndex):
         Raises:
             IndexFormatError: the file is missing or damaged, holds another kind of index, or not one vector an id.
         """
-        loaded = read_faiss(path)
+        loaded = read_faiss(path, "IndexFlatIP")
         if len(ids) != loaded.ntotal:
             raise IndexFormatError(f"{path}: expected {len(ids)} vectors, one for each document, got {loaded.ntotal}")
         index = cls.__new__(cls)
         VectorIndex.__init__(index, loaded.d, ids=ids)
         index._index = loaded
         return index
-
-    def vectors_between(self, start: int, stop: int) -> FloatMatrix:
-        """The vectors at positions ``start`` to ``stop - 1``; (stop - start, dimension) float32."""
-        return self.vectors_at(np.arange(start, stop))
 
     def _append(self, vectors: FloatMatrix) -> None:
         self._index.add(vectors)
@@ -106,14 +102,29 @@ def write_faiss(path: Path, dimension: int, blocks: Iterable[FloatMatrix]) -> No
     index = faiss.IndexFlatIP(dimension)
     for block in blocks:
         index.add(block)
+    save_faiss(index, path)
+
+
+def save_faiss(index: Any, path: Path) -> None:
+    """Write any FAISS index.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import faiss
+
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as error:
         raise OSError(f"FAISS could not write {path}: {error}") from error
 
 
-def read_faiss(path: Path) -> Any:
-    """Read a flat inner-product index with limits on what the file can make FAISS allocate.
+def read_faiss(path: Path, kind: str) -> Any:
+    """Read an inner-product index with limits on what the file can make FAISS allocate.
+
+    Args:
+        path: the file.
+        kind: FAISS's name for the class of index that is expected.
 
     Raises:
         IndexFormatError: the file is missing, damaged, or holds another kind of index.
@@ -132,6 +143,6 @@ def read_faiss(path: Path) -> Any:
         finally:
             faiss.set_deserialization_vector_byte_limit(before[0])
             faiss.set_deserialization_loop_limit(before[1])
-    if not isinstance(loaded, faiss.IndexFlatIP):
-        raise IndexFormatError(f"{path}: expected a flat inner-product index, got {type(loaded).__name__}")
+    if type(loaded).__name__ != kind or loaded.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise IndexFormatError(f"{path}: expected an inner-product {kind}, got {type(loaded).__name__}")
     return loaded

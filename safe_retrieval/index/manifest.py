@@ -52,6 +52,7 @@ class SegmentRecord:
         vectors: the FAISS file.
         documents: the SQLite file.
         factory: FAISS's name for the kind of index in ``vectors``.
+        originals: the file of vectors as they were given, where ``vectors`` holds codes.
         deleted: the file of positions that are deleted, or ``None`` if none is.
         deleted_count: how many those are.
     """
@@ -60,6 +61,7 @@ class SegmentRecord:
     vectors: FileRecord
     documents: FileRecord
     factory: str = "Flat"
+    originals: FileRecord | None = None
     deleted: FileRecord | None = None
     deleted_count: int = 0
 
@@ -70,7 +72,8 @@ class SegmentRecord:
 
     def files(self) -> tuple[FileRecord, ...]:
         """The files of this segment."""
-        return (self.vectors, self.documents) if self.deleted is None else (self.vectors, self.documents, self.deleted)
+        given = (self.vectors, self.documents, self.originals, self.deleted)
+        return tuple(record for record in given if record is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +218,10 @@ def _from_fields(fields: dict[str, Any]) -> IndexManifest:
 
 
 def _segment(fields: Mapping[str, Any]) -> SegmentRecord:
-    deleted = fields.get("deleted")
-    return SegmentRecord(
-        **{
-            **fields,
-            "vectors": _file(fields["vectors"]),
-            "documents": _file(fields["documents"]),
-            "deleted": None if deleted is None else _file(deleted),
-        }
-    )
+    files: dict[str, FileRecord | None] = {role: _file(fields[role]) for role in ("vectors", "documents")}
+    for role in ("originals", "deleted"):
+        files[role] = None if fields.get(role) is None else _file(fields[role])
+    return SegmentRecord(**{**fields, **files})
 
 
 def _file(fields: Mapping[str, Any]) -> FileRecord:

@@ -26,7 +26,7 @@ from safe_retrieval.index.manifest import (
 )
 
 LOCK_NAME = ".lock"
-_OWN_FILE = re.compile(r"(vectors|documents|deleted)-[0-9a-f]{16}\.(faiss|sqlite|npy)")
+_OWN_FILE = re.compile(r"(vectors|documents|originals|deleted)-[0-9a-f]{16}\.(faiss|sqlite|npy)")
 
 
 @contextmanager

@@ -267,16 +267,21 @@ class SearchableIndex:
                 self._adopt(changed(self.path, snapshot, dead=_positions(known)))
         return len(known)
 
-    def compact(self) -> None:
-        """Write everything into one segment without what was deleted; costs about as much as copying the index.
+    def compact(self, *, factory: str | None = None) -> None:
+        """Write everything into one segment without what was deleted; nothing is encoded.
+
+        Args:
+            factory: the kind of index to make (:mod:`~safe_retrieval.index.factories`), or ``auto`` for the advisor's
+                choice; ``None`` keeps the index's own. Documents that are added later lie in a ``Flat`` segment, which
+                is searched beside it, until the next compaction.
 
         Raises:
-            InputError: the index is read-only.
+            InputError: the index is read-only; the factory is unknown, or there are too few vectors to train it on.
             IndexLockedError: another process is writing the index.
             IndexFolderError: the folder cannot be written.
         """
         with self._changing() as snapshot:
-            self._adopt(compacted(self.path, snapshot))
+            self._adopt(compacted(self.path, snapshot, factory))
 
     def refresh(self) -> bool:
         """Go on to the newest state, which another object or process may have written.

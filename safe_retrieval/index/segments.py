@@ -19,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError, InputError
+from safe_retrieval.index.approximate import ApproximateIndex
+from safe_retrieval.index.base import VectorIndex
 from safe_retrieval.index.documents import DocumentStore
+from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.faiss_index import FaissIndex
 from safe_retrieval.index.filters import Condition
 from safe_retrieval.index.manifest import FileRecord, IndexManifest, SegmentRecord, check_file, read_manifest
@@ -67,7 +70,7 @@ class Segment:
     def __init__(
         self,
         record: SegmentRecord,
-        vectors: FaissIndex,
+        vectors: VectorIndex,
         documents: DocumentStore,
         deleted: NDArray[np.int64] | None = None,
     ) -> None:
@@ -93,7 +96,7 @@ class Segment:
             documents = on_failure.enter_context(DocumentStore(documents_path))
             if len(documents) != record.count:
                 raise IndexFormatError(f"{documents_path}: expected {record.count} documents, got {len(documents)}")
-            vectors = FaissIndex.read(vectors_path, ids=documents)
+            vectors = _read_vectors(folder, record, documents, verify=verify)
             if vectors.dimension != dimension:
                 raise IndexFormatError(
                     f"{vectors_path}: expected vectors of length {dimension}, got {vectors.dimension}"
@@ -133,14 +136,22 @@ class Segment:
             return found
         return {identifier: position for identifier, position in found.items() if self.live[position]}
 
-    def blocks(self) -> Iterator[Block]:
-        """What is not deleted, by position, some hundred documents at a time."""
-        for start in range(0, self.record.count, _BLOCK_DOCUMENTS):
-            positions = np.arange(start, min(start + _BLOCK_DOCUMENTS, self.record.count))
-            if self.live is not None:
-                positions = positions[self.live[positions]]
-            if positions.size:
-                yield Block(self.documents.at(positions.tolist()), self.vectors.vectors_at(positions))
+    def document_blocks(self) -> Iterator[list[Document]]:
+        """The documents that are not deleted, by position, some hundred at a time."""
+        for positions in self._live_positions(_BLOCK_DOCUMENTS):
+            yield self.documents.at(positions.tolist())
+
+    def vector_blocks(self) -> Iterator[FloatMatrix]:
+        """Their vectors, (n, d) float32 each."""
+        for positions in self._live_positions(_BLOCK_ROWS):
+            yield self.vectors.vectors_at(positions)
+
+    def _live_positions(self, size: int) -> Iterator[NDArray[np.int64]]:
+        for start in range(0, self.record.count, size):
+            positions = np.arange(start, min(start + size, self.record.count))
+            chosen = positions if self.live is None else positions[self.live[positions]]
+            if chosen.size:
+                yield chosen
 
     def faults(self) -> list[str]:
         """What is wrong with the numbering of documents or with a vector, one sentence each; reads everything."""
@@ -153,6 +164,20 @@ class Segment:
             except InputError as error:
                 found.append(f"{path}: among the vectors {start} to {stop - 1}: {error}")
         return found
+
+
+def _read_vectors(folder: Path, record: SegmentRecord, documents: DocumentStore, *, verify: bool) -> VectorIndex:
+    path = folder / record.vectors.name
+    try:
+        factory = parse_factory(record.factory)
+    except InputError as error:
+        raise IndexFormatError(f"{path}: {error}; open it with the version of safe-retrieval that wrote it") from error
+    if factory.exact:
+        return FaissIndex.read(path, ids=documents)
+    originals = None if record.originals is None else check_file(folder, record.originals, hashes=verify)
+    if factory.lossy and originals is None:
+        raise IndexFormatError(f"{path}: expected a file of vectors for exact scores beside it; build the index again")
+    return ApproximateIndex.read(path, factory, ids=documents, originals=originals)
 
 
 def read_deleted(folder: Path, record: SegmentRecord, *, verify: bool) -> NDArray[np.int64] | None:
@@ -323,12 +348,8 @@ class Snapshot:
     def documents(self) -> Iterator[Document]:
         """All documents that are not deleted, by position, streamed."""
         for segment in self.segments:
-            if segment.live is None:
-                yield from segment.documents.iterate()
-                continue
-            for start in range(0, segment.record.count, _BLOCK_DOCUMENTS):
-                live = start + np.flatnonzero(segment.live[start : start + _BLOCK_DOCUMENTS])
-                yield from segment.documents.at(live.tolist())
+            for block in segment.document_blocks():
+                yield from block
 
     def faults(self) -> list[str]:
         """What is wrong inside the files, and ids that are in two segments, one sentence each; reads everything."""

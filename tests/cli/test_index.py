@@ -89,3 +89,14 @@ def test_add_delete_get_compact(corpus: Path, tmp_path: Path) -> None:
     assert "11 documents" in CLI.invoke(app, ["compact", out]).stderr
     assert "0 still on the disk" in CLI.invoke(app, ["info", out]).stdout
     assert CLI.invoke(app, ["verify", out]).exit_code == 0
+
+
+def test_advise_and_factory(corpus: Path, tmp_path: Path) -> None:
+    advised = CLI.invoke(app, ["advise", "1000000", "384", "--memory", "0.5 GB"]).stdout.splitlines()
+    assert advised[0] == "IVF4096,SQ8"
+    assert "1,000,000 vectors of length 384 take 1.54 GB" in advised[1]
+    assert isinstance(CLI.invoke(app, ["advise", "10", "384", "--memory", "much"]).exception, InputError)
+    out = tmp_path / "out"
+    assert CLI.invoke(app, ["build", str(corpus), str(out), "--factory", "auto"]).stdout.startswith("Flat\n")
+    assert CLI.invoke(app, ["compact", str(out), "--factory", "HNSW8"]).exit_code == 0
+    assert read_manifest(out).factory == "HNSW8"

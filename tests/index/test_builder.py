@@ -130,7 +130,7 @@ def test_no_resume_starts_anew(tmp_path: Path) -> None:
 STEPS: list[tuple[Any, str]] = [
     (DocumentWriter, "append"),
     (ShardStore, "save"),
-    (builder, "write_faiss"),
+    (builder, "write_vectors"),
     (publish, "record_file"),
     (publish, "sync_folder"),
     (IndexManifest, "write"),

@@ -137,17 +137,17 @@ def test_faiss_files_are_read_with_limits(tmp_path: Path) -> None:
     path = tmp_path / "v.faiss"
     write_faiss(path, 4, [np.eye(4, dtype=np.float32)])
     limits = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
-    assert read_faiss(path).ntotal == 4
+    assert read_faiss(path, "IndexFlatIP").ntotal == 4
     data = bytearray(path.read_bytes())
     data[-72:-64] = (2**40).to_bytes(8, "little")  # the number of floats that follow: a terabyte of them
     path.write_bytes(data)
     with pytest.raises(IndexFormatError, match=r"v\.faiss is not a readable FAISS file"):
-        read_faiss(path)
+        read_faiss(path, "IndexFlatIP")
     assert (faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()) == limits
 
     faiss.write_index(faiss.IndexFlatL2(4), str(path))
-    with pytest.raises(IndexFormatError, match="expected a flat inner-product index, got IndexFlatL2"):
-        read_faiss(path)
+    with pytest.raises(IndexFormatError, match="expected an inner-product IndexFlatIP, got IndexFlatL2"):
+        read_faiss(path, "IndexFlatIP")
     with pytest.raises(IndexFormatError, match=r"absent is not a readable"):
         FaissIndex.read(tmp_path / "absent", ids=[])  # type: ignore[arg-type]
 

