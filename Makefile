@@ -45,7 +45,6 @@ bench: $(VENV)/.core
 docs: $(VENV)/.dev
 	$(BIN)/python benchmarks/readme_table.py
 	$(BIN)/python benchmarks/tables.py
-	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python -m pytest tests/test_docs.py tests/real/test_docs_real.py
 
 # Stamps: an environment is set up once, and again where the dependencies have changed.
