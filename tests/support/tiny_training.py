@@ -16,6 +16,7 @@ import yaml
 PLACES = ("Paris", "France", "the sea", "the harbour", "winter", "the west", "the city", "spring", "the north", "Rome")
 THINGS = ("tides", "violins", "moons", "passages", "lanterns")
 QUERIES = [f"How do {thing} work in {place}?" for place in PLACES for thing in THINGS]
+RATES = {"learning_rate": 0.01, "head_learning_rate": 0.01}
 
 
 def refuses(response: str) -> bool:
@@ -38,7 +39,7 @@ def write_config(folder: Path, backbone: Path, **changes: Any) -> Path:
         "responses": {"max_new_tokens": 6, "batch_size": 8},
         "adapter": {"compression_tokens": 2, "head_width": 16},
         "loss": {"reconstruction_share": 0.5},
-        "optimiser": {"batch_size": 8, "epochs": 2, "head_epochs": 2, "warmup_steps": 2},
+        "optimiser": {"batch_size": 8, "epochs": 2, "head_epochs": 2, "warmup_steps": 2, **RATES},
     }
     for name, value in changes.items():
         settings[name] = {**settings.get(name, {}), **value} if isinstance(value, dict) else value

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from safe_retrieval.errors import AdapterFormatError
+from safe_retrieval.training.card import card, write_card
+from safe_retrieval.training.checkpoint import Position
+from safe_retrieval.training.log import TrainingLog
+from tests.support.adapters import record_for, save_random_adapter
+from tests.support.tiny_models import tiny_model
+
+TRAINING = {
+    "queries": 8064,
+    "queries_by_source": {"clinc150": 64, "own": 8000},
+    "held_out_queries": 256,
+    "refused_share": 0.113,
+    "responses_sha256": "sha256:responses",
+    "seed": 3,
+    "settings": {"loss": {"reconstruction_share": 0.12}},
+    "held_out": {"cosine": 0.5678, "own_response": 0.8125, "reconstruction": None},
+    "versions": {"torch": "2.0"},
+    "kept_apart": True,
+}
+
+
+def test_everything_is_from_the_record() -> None:
+    record = record_for(tiny_model()).model_copy(update={"training": TRAINING, "weights_sha256": "sha256:weights"})
+    text = card(record, 12345)
+    for fact in (
+        "12,345 parameters",
+        "8,064 unlabelled queries",
+        "11.3 % of the responses refuse",
+        "No query repeats one that is evaluated on",
+        "| clinc150 | 64 | CLINC150, CC BY 3.0 |",
+        "| own | 8,000 | not known |",
+        "| loss.reconstruction_share | `0.12` |",
+        "| 0.568 |",
+        "| 81.2 % |",
+        "| not measured |",
+        "`sha256:weights`",
+        "`sha256:responses`",
+        "torch 2.0",
+        record.policy.system_prompt,
+        record.policy.policy.sha256,
+        record.template_sha256,
+        record.teacher.space,
+    ):
+        assert fact in text, fact
+    assert "Held-out figures while" not in text
+
+
+def test_licences_come_from_the_catalog() -> None:
+    record = record_for(tiny_model())
+    known = record.model_copy(
+        update={"backbone": record.backbone.model_copy(update={"name": "qwen2.5-coder-0.5b-instruct"})}
+    )
+    assert "qwen2.5-coder-0.5b-instruct (Apache-2.0)" in card(known, 1)
+    assert "tiny-qwen2-0 (licence: see the model)" in card(record, 1)
+
+
+def test_an_untrained_adapter_has_a_card_too(tmp_path: Path) -> None:
+    save_random_adapter(tmp_path, tiny_model())
+    text = write_card(tmp_path).read_text()
+    assert "not measured" in text
+    assert "| nan |" not in text
+    assert text.count("None") == 1  # the dtype
+
+
+def test_the_course_of_a_run_is_thinned_out(tmp_path: Path) -> None:
+    save_random_adapter(tmp_path, tiny_model())
+    log = TrainingLog(tmp_path / "log.jsonl", None, ("joint", "heads"))
+    for step in range(40):
+        log.write(Position("heads", step), epoch=step + 1, held_out={"cosine": step / 100, "own_response": 0.5})
+    rows = [line for line in write_card(tmp_path).read_text().splitlines() if line.startswith("| heads |")]
+    assert 3 <= len(rows) <= 9
+    assert rows[0] == "| heads | 1 | 0.000 | 50.0 % | not measured |"
+    assert rows[-1].startswith("| heads | 40 | 0.390 |")
+
+
+def test_a_damaged_adapter_gets_no_card(tmp_path: Path) -> None:
+    save_random_adapter(tmp_path, tiny_model())
+    (tmp_path / "adapter.safetensors").write_bytes(b"")
+    with pytest.raises(AdapterFormatError):
+        write_card(tmp_path)
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    save_random_adapter(tmp_path, tiny_model())
+    command = [sys.executable, "-m", "safe_retrieval.training.card", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path / "README.md")

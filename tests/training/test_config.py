@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from safe_retrieval.encoder.adapter import HeadShape
+from safe_retrieval.errors import ConfigError
+from safe_retrieval.training.config import AlignmentLoss, load_config
+
+SMALLEST: dict[str, Any] = {"backbone": "tiny", "out": "run", "queries": {"files": ["a.txt"]}}
+
+
+def write(folder: Path, content: dict[str, Any] | str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def merged(path: str, value: Any) -> dict[str, Any]:
+    group, _, name = path.rpartition(".")
+    if not group:
+        return {**SMALLEST, name: value}
+    return {**SMALLEST, group: {**SMALLEST.get(group, {}), name: value}}
+
+
+def test_paths_are_relative_to_the_file_and_variables_are_filled_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFE_RETRIEVAL_DATA", "/somewhere")
+    content = {
+        **SMALLEST,
+        "responses_file": "kept/responses.jsonl",
+        "queries": {
+            "files": ["own.txt", "${SAFE_RETRIEVAL_DATA}/set.jsonl.gz", "~/home.txt"],
+            "keep_apart_from": "$SAFE_RETRIEVAL_DATA",
+        },
+    }
+    config = load_config(write(tmp_path, content))
+    assert config.queries.files == (
+        tmp_path / "own.txt",
+        Path("/somewhere/set.jsonl.gz"),
+        Path("~/home.txt").expanduser(),
+    )
+    assert config.queries.keep_apart_from == Path("/somewhere")
+    assert (config.out, config.responses_file) == (tmp_path / "run", tmp_path / "kept/responses.jsonl")
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, SMALLEST))
+    assert (config.teacher, config.policy, config.seed, config.held_out) == ("all-minilm-l6-v2", "careful", 0, 256)
+    assert (config.adapter.head, config.loss.alignment) == (HeadShape.MLP, AlignmentLoss.COSINE)
+    assert config.responses_file is None
+
+
+def test_an_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAFE_RETRIEVAL_DATA", raising=False)
+    with pytest.raises(ConfigError, match=r"\$\{SAFE_RETRIEVAL_DATA\}/a\.txt"):
+        load_config(write(tmp_path, merged("queries.files", ["${SAFE_RETRIEVAL_DATA}/a.txt"])))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("optimiser.learning_rate", -1),
+        ("optimiser.epochs", 0),
+        ("optimiser.speed", 3),
+        ("optimiser.patience", 0),
+        ("loss.alignment", "euclid"),
+        ("loss.reconstruction_share", 1.5),
+        ("adapter.head", "cube"),
+        ("adapter.compression_tokens", "many"),
+        ("responses.max_new_tokens", 0),
+        ("queries.files", []),
+        ("held_out", 0),
+        ("prefix_gigabytes", -1),
+        ("colour", "green"),
+        ("policy", "carefull"),
+        ("policy", "  "),
+    ],
+)
+def test_a_faulty_field_is_named(tmp_path: Path, field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=field) as raised:
+        load_config(write(tmp_path, merged(field, value)))
+    assert "config.yaml" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["backbone", "out", "queries"])
+def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
+    content = {key: value for key, value in SMALLEST.items() if key != name}
+    with pytest.raises(ConfigError, match=rf"{name}: Field required"):
+        load_config(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [({"b": 0.5}, "shares names b, expected one of the files: a"), ({"a": 1.2}, "1 in all"), ({"a": -0.1}, "from 0")],
+)
+def test_shares_that_cannot_be(tmp_path: Path, shares: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, merged("queries.shares", shares)))
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "", "just text"])
+def test_what_is_no_configuration(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        load_config(write(tmp_path, content))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_the_shipped_configurations_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFE_RETRIEVAL_DATA", "/data")
+    files = sorted((Path(__file__).parents[2] / "benchmarks" / "adapters").glob("qwen*.yaml"))
+    assert files
+    for file in files:
+        config = load_config(file)
+        assert config.backbone == file.stem
+        assert config.queries.keep_apart_from == Path("/data")
+        assert config.loss.reconstruction_weight > 0

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from safe_retrieval.backbone.tokenizer import TextTokenizer
+from safe_retrieval.encoder.adapter import RefusalFeatures
+from safe_retrieval.errors import TrainingError
+from safe_retrieval.metrics.auroc import auroc
+from safe_retrieval.training.refusal import fit_refusal, refusal_tokens, require_both_verdicts
+from tests.support.tiny_models import tokenizer
+
+WIDTH = 24
+
+
+def synthetic(count: int, *, seed: int, from_state: bool) -> tuple[RefusalFeatures, NDArray[np.bool_]]:
+    """Verdicts drawn from known probabilities: of the first token alone, or of the state as well; about 15 % refuse."""
+    generator = np.random.default_rng(seed)
+    state = generator.standard_normal((count, WIDTH)) * np.linspace(0.5, 20, WIDTH) + 3.0
+    first = generator.normal(-3, 2, count)
+    odds = 0.9 * first + 0.5
+    if from_state:
+        weights = np.random.default_rng(99).standard_normal(WIDTH)
+        odds = odds + (state - 3.0) / np.linspace(0.5, 20, WIDTH) @ weights * 0.8
+    refused = generator.random(count) < 1 / (1 + np.exp(-odds))
+    features = RefusalFeatures(torch.tensor(first, dtype=torch.float32), torch.tensor(state, dtype=torch.float32))
+    return features, refused
+
+
+@pytest.mark.parametrize("from_state", [False, True])
+def test_probabilities_are_calibrated_on_queries_not_seen(from_state: bool) -> None:
+    fitted = fit_refusal(*synthetic(3000, seed=0, from_state=from_state), (5, 9))
+    assert ("state" in fitted.method) == from_state
+    features, refused = synthetic(6000, seed=1, from_state=from_state)
+    predicted = fitted.head(features).numpy()
+    assert predicted.mean() == pytest.approx(refused.mean(), abs=0.02)
+    for low in np.arange(0, 1, 0.2):
+        inside = (predicted >= low) & (predicted < low + 0.2)
+        assert inside.sum() > 50
+        assert predicted[inside].mean() == pytest.approx(refused[inside].mean(), abs=0.08)
+
+
+def test_auroc_is_that_of_unseen_rows() -> None:
+    fitted = fit_refusal(*synthetic(3000, seed=0, from_state=True), (5, 9))
+    features, refused = synthetic(6000, seed=1, from_state=True)
+    scores = fitted.head(features).double().numpy()
+    assert fitted.auroc == pytest.approx(auroc(scores[refused], scores[~refused]), abs=0.02)
+    assert fitted.head.first_tokens == (5, 9)
+
+
+def test_a_state_of_noise_is_not_worth_its_weights() -> None:
+    fitted = fit_refusal(*synthetic(1000, seed=3, from_state=False), (5,))
+    assert not fitted.head.weight.any()
+    assert fitted.head.scale.item() == pytest.approx(0.9, abs=0.15)
+    assert fitted.head.bias.item() == pytest.approx(0.5, abs=0.4)
+
+
+def test_it_is_repeatable() -> None:
+    one, other = (fit_refusal(*synthetic(400, seed=0, from_state=True), (5,)) for _ in range(2))
+    assert one.auroc == other.auroc
+    assert torch.equal(one.head.weight, other.head.weight)
+
+
+@pytest.mark.parametrize("refusing", [0, 4, 46, 50])
+def test_too_few_of_one_kind(refusing: int) -> None:
+    refused = np.arange(50) < refusing
+    with pytest.raises(TrainingError, match=rf"got {refusing} and {50 - refusing}"):
+        require_both_verdicts(refused)
+
+
+def test_five_of_each_kind_are_enough() -> None:
+    features, _ = synthetic(12, seed=0, from_state=False)
+    assert 0 <= fit_refusal(features, np.arange(12) < 5, (5,)).auroc <= 1
+
+
+def test_only_whole_words_start_a_refusal() -> None:
+    text_tokenizer = TextTokenizer(tokenizer())
+    tokens = refusal_tokens(text_tokenizer)
+    assert text_tokenizer.decode(tokens[:1]) == "I"
+    pieces = text_tokenizer.encode_text(["Sorry"], max_tokens=9)[0]
+    assert (pieces[0] in tokens) == (len(pieces) == 1)

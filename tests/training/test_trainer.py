@@ -1,0 +1,301 @@
+"""Whole runs on a tiny backbone that is its own teacher: what they leave behind, and what happens when they are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from safe_retrieval.backbone.language_model import LanguageModel
+from safe_retrieval.encoder.persistence import load_adapter
+from safe_retrieval.encoder.response import ResponseEncoder
+from safe_retrieval.errors import ConfigError, DataError, TrainingError
+from safe_retrieval.training import losses, phases, responses, trainer
+from safe_retrieval.training.config import TrainingConfig, load_config
+from safe_retrieval.training.log import read_log
+from safe_retrieval.training.trainer import train
+from tests.support.tiny_training import QUERIES, refuses, write_config
+
+pytestmark = pytest.mark.usefixtures("verdicts")
+
+STEPS = 5  # an epoch: 40 training queries, 8 a step
+
+
+@pytest.fixture
+def configure(backbone: Path, tmp_path: Path) -> Callable[..., TrainingConfig]:
+    return lambda **changes: load_config(write_config(tmp_path, backbone, **changes))
+
+
+@pytest.fixture(scope="module")
+def finished(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingConfig:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(responses, "is_refusal", refuses)
+        config = load_config(write_config(tmp_path_factory.mktemp("finished"), backbone))
+        assert train(config, offline=True) == config.out / "adapter"
+    return config
+
+
+def log_of(config: TrainingConfig) -> list[dict[str, Any]]:
+    return read_log(config.out / "log.jsonl")
+
+
+def assert_same_curve(one: TrainingConfig, other: TrainingConfig, tolerance: float = 0.0) -> None:
+    first, second = log_of(one), log_of(other)
+    assert [(row["phase"], row["step"], sorted(row)) for row in first] == [
+        (row["phase"], row["step"], sorted(row)) for row in second
+    ]
+    for before, after in zip(first, second, strict=True):
+        for name in {"alignment", "contrast", "reconstruction"} & before.keys():
+            assert after[name] == pytest.approx(before[name], abs=tolerance, rel=tolerance)
+
+
+def test_the_log_has_every_step_and_every_epoch(finished: TrainingConfig) -> None:
+    rows = log_of(finished)
+    steps = [(row["phase"], row["step"]) for row in rows if "held_out" not in row]
+    assert steps == [(phase, step + 1) for phase in ("joint", "heads") for step in range(2 * STEPS)]
+    evaluations = [(row["phase"], row["step"], row["epoch"]) for row in rows if "held_out" in row]
+    assert evaluations == [("joint", 5, 1), ("joint", 10, 2), ("heads", 5, 1), ("heads", 10, 2)]
+    assert all({"alignment", "contrast"} <= row.keys() for row in rows if "held_out" not in row)
+    assert any("reconstruction" in row for row in rows if row["phase"] == "joint")
+    assert not any("reconstruction" in row for row in rows if row["phase"] == "heads")
+
+
+def test_it_learns(finished: TrainingConfig) -> None:
+    cosines = [row["held_out"]["cosine"] for row in log_of(finished) if "held_out" in row]
+    by_step = [row["alignment"] for row in log_of(finished) if "alignment" in row]
+    assert np.mean(by_step[-STEPS:]) < 0.8 * np.mean(by_step[:3])
+    assert cosines[-1] > cosines[0]
+
+
+def test_what_the_adapter_says_of_its_training(finished: TrainingConfig) -> None:
+    record = load_adapter(finished.out / "adapter").record
+    training = record.training
+    assert (training["queries"], training["held_out_queries"], training["seed"]) == (40, 10, 0)
+    assert training["queries_by_source"] == {"questions": 40}
+    assert training["settings"]["optimiser"]["epochs"] == 2
+    assert (training["last_phase"], training["last_step"], training["kept_apart"]) == ("heads", 10, False)
+    evaluations = [row["held_out"] for row in log_of(finished) if "held_out" in row]
+    assert training["held_out"]["cosine"] == evaluations[-1]["cosine"]
+    assert training["held_out"]["reconstruction"] == evaluations[1]["reconstruction"]
+    assert record.refusal.held_out_auroc is not None
+    assert record.policy.system_prompt == finished.policy
+
+
+def test_the_adapter_encodes(finished: TrainingConfig) -> None:
+    encoder = ResponseEncoder.load(finished.out / "adapter", offline=True)
+    vectors, refusal = encoder.encode(QUERIES)
+    assert refusal is not None
+    # Calibrated on these very queries.
+    assert refusal.mean() == pytest.approx(0.33, abs=0.25)
+    held_out = load_adapter(finished.out / "adapter").record.training["held_out"]
+    rows = responses.read_responses(finished.out / "responses.jsonl")[1]
+    by_query = {row.query: row.response for row in rows}
+    from safe_retrieval.training.teachers import load_teacher
+
+    targets = load_teacher("self", encoder.model).targets([by_query[query] for query in QUERIES])
+    cosine = np.einsum("nd,nd->n", vectors, targets)
+    assert cosine.mean() == pytest.approx(held_out["cosine"], abs=0.15)
+    assert len(encoder.decode(QUERIES[:3], max_new_tokens=4)) == 3
+
+
+def test_a_card_is_written(finished: TrainingConfig) -> None:
+    card = (finished.out / "adapter" / "README.md").read_text()
+    assert "| questions | 40 |" in card
+    assert f"{log_of(finished)[-1]['held_out']['cosine']:.3f}" in card
+
+
+@pytest.mark.parametrize(("phase", "after"), [("joint", 1), ("joint", 7), ("joint", 10), ("heads", 3), ("heads", 9)])
+def test_a_run_that_was_cut_follows_the_same_curve(
+    configure: Callable[..., TrainingConfig],
+    finished: TrainingConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: str,
+    after: int,
+) -> None:
+    config = configure()
+    calls = 0
+    take_rows = phases._batch
+    limit = after if phase == "joint" else 2 * STEPS + after
+
+    def stops(*arguments: Any) -> list[int]:
+        nonlocal calls
+        calls += 1
+        if calls > limit:
+            raise KeyboardInterrupt
+        return take_rows(*arguments)
+
+    monkeypatch.setattr(phases, "_batch", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, offline=True)
+    assert not (config.out / "adapter").exists()
+    monkeypatch.setattr(phases, "_batch", take_rows)
+    train(config, offline=True)
+    assert_same_curve(finished, config, 1e-6)
+    before, again = (load_adapter(one.out / "adapter").record for one in (finished, config))
+    assert again.training["held_out"] == pytest.approx(before.training["held_out"], abs=1e-5)
+
+
+def test_a_finished_run_is_not_trained_again(
+    configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    train(config, offline=True)
+    before = load_adapter(config.out / "adapter").record
+    log = (config.out / "log.jsonl").read_bytes()
+    monkeypatch.setattr(phases, "_batch", None)
+    monkeypatch.setattr(responses, "_answer", None)
+    train(config, offline=True)
+    assert (config.out / "log.jsonl").read_bytes() == log
+    assert load_adapter(config.out / "adapter").record.weights_sha256 == before.weights_sha256
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"prefix_gigabytes": 0.0}, {"responses": {"batch_size": 50}}],
+    ids=["nothing kept", "other batches of responses"],
+)
+def test_how_it_is_computed_does_not_show_in_the_curve(
+    configure: Callable[..., TrainingConfig], finished: TrainingConfig, changes: dict[str, Any]
+) -> None:
+    config = configure(**changes)
+    train(config, offline=True)
+    assert_same_curve(finished, config, 1e-3)
+
+
+def test_two_workers(configure: Callable[..., TrainingConfig]) -> None:
+    one, two = (
+        configure(
+            out=f"run-{workers}",
+            loss={"contrast_weight": 0.0, "reconstruction_weight": 0.0},  # they look at a slice as a whole
+            optimiser={"workers": workers, "head_epochs": 0},
+        )
+        for workers in (1, 2)
+    )
+    for config in (one, two):
+        train(config, offline=True)
+    assert_same_curve(one, two, 1e-4)
+    record = load_adapter(two.out / "adapter").record
+    assert record.training["last_phase"] == "joint"
+    assert record.training["held_out"]["reconstruction"] is None
+
+
+def test_early_stop_is_remembered(configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    never_better = {"learning_rate": 1e-12, "head_learning_rate": 1e-12, "epochs": 6, "head_epochs": 6, "patience": 2}
+    config = configure(optimiser=never_better)
+    fit = trainer._fit_refusal
+
+    def stops(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "head_phase", stops)  # cut between the phases
+    with pytest.raises(KeyboardInterrupt):
+        train(config, offline=True)
+    epochs = [row["epoch"] for row in log_of(config) if "held_out" in row]
+    assert len(epochs) < 6
+    monkeypatch.setattr(trainer, "head_phase", phases.head_phase)
+    monkeypatch.setattr(trainer, "_fit_refusal", stops)  # and after them
+    with pytest.raises(KeyboardInterrupt):
+        train(config, offline=True)
+    rows = log_of(config)
+    assert [row["epoch"] for row in rows if "held_out" in row and row["phase"] == "joint"] == epochs
+    monkeypatch.setattr(trainer, "_fit_refusal", fit)
+    train(config, offline=True)
+    assert log_of(config) == rows
+    assert {row["epoch"] for row in rows if row["phase"] == "heads" and "held_out" in row} < {*range(1, 6)}
+
+
+def test_linear_head_and_squared_error(configure: Callable[..., TrainingConfig]) -> None:
+    config = configure(adapter={"head": "linear", "read_prompt": False, "thought_tokens": 2}, loss={"alignment": "mse"})
+    train(config, offline=True)
+    assert load_adapter(config.out / "adapter").adapter.shape.tokens == 4
+
+
+def test_other_settings_in_the_same_folder_are_refused(
+    configure: Callable[..., TrainingConfig], finished: TrainingConfig, tmp_path: Path
+) -> None:
+    config = configure(out=str(finished.out), optimiser={"epochs": 3})
+    with pytest.raises(TrainingError, match="other settings"):
+        train(config, offline=True)
+    with pytest.raises(TrainingError, match="another max_new_tokens"):
+        train(configure(out=str(finished.out), responses={"max_new_tokens": 7}), offline=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    aligned = losses.cosine_alignment
+    calls = 0
+
+    def breaks(vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return aligned(vectors, targets) * (float("nan") if calls == 4 else 1.0)
+
+    monkeypatch.setattr(losses, "cosine_alignment", breaks)
+    with pytest.raises(TrainingError, match=r"alignment loss of step 4 \(joint\) is not finite"):
+        train(config, offline=True)
+    monkeypatch.setattr(losses, "cosine_alignment", aligned)
+    train(config, offline=True)  # from the checkpoint of step 2, which is whole
+
+
+def test_what_is_too_little(configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TrainingError, match="twice as many answered queries"):
+        train(configure(held_out=26), offline=True)
+    monkeypatch.setattr(responses, "is_refusal", lambda _: False)
+    with pytest.raises(TrainingError, match="got 0 and 50"):
+        train(configure(out="other"), offline=True)
+    assert not list((configure(out="other").out).glob("checkpoint*"))
+
+
+def test_faults_are_said_before_anything_is_generated(
+    configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(responses, "_answer", None)
+    with pytest.raises(ConfigError, match="'self' or 'llm2vec:FOLDER'"):
+        train(configure(teacher="unknown:x"), offline=True)
+    with pytest.raises(DataError, match="found none"):
+        train(configure(queries={"keep_apart_from": "mistyped"}), offline=True)
+    with pytest.raises(DataError, match=r"missing\.txt"):
+        train(configure(queries={"files": ["missing.txt"]}), offline=True)
+
+
+def test_training_on_what_is_answered_already(configure: Callable[..., TrainingConfig]) -> None:
+    config = configure(queries={"count": 30})
+    file = config.out / "responses.jsonl"
+    with pytest.raises(TrainingError, match=r"responses\.jsonl"):
+        train(config, offline=True, answered_only=True)
+    train(config, offline=True)
+    content = file.read_bytes()
+    more = configure(out="more", responses_file=str(file))
+    train(more, offline=True, answered_only=True)
+    assert load_adapter(more.out / "adapter").record.training["queries"] == 20
+    assert file.read_bytes() == content
+
+
+def test_damaged_targets_are_made_again(configure: Callable[..., TrainingConfig], finished: TrainingConfig) -> None:
+    config = configure()
+    train(config, offline=True)
+    for file in config.out.glob("targets-*.npy"):
+        file.write_bytes(file.read_bytes()[:-9])
+    (config.out / "checkpoint.safetensors").unlink()
+    train(config, offline=True)
+    assert_same_curve(finished, config, 1e-6)
+
+
+def test_one_run_in_a_folder_at_a_time(configure: Callable[..., TrainingConfig]) -> None:
+    from safe_retrieval.training.lock import only_writer
+
+    config = configure()
+    config.out.mkdir()
+    with only_writer(config.out / "train.lock", "it"), pytest.raises(TrainingError, match="another process"):
+        train(config, offline=True)
+
+
+def test_the_backbone_is_not_changed(finished: TrainingConfig, backbone: Path) -> None:
+    model = LanguageModel.load(str(backbone), offline=True, dtype="float32")
+    assert load_adapter(finished.out / "adapter").record.backbone.fingerprint == model.fingerprint
