@@ -69,12 +69,12 @@ def card(record: AdapterRecord, parameters: int, evaluations: Sequence[Mapping[s
 
 
 def _head(record: AdapterRecord, parameters: int) -> str:
-    shape = record.shape
+    shape, teacher = record.shape, record.teacher
     table = _table(
         {
             "backbone, frozen": f"{record.backbone.name} ({_licence(record.backbone.name)})",
-            "teacher": f"{record.teacher.name} ({_licence(record.teacher.name)}), {record.teacher.dimension} dimensions",
-            "document encoder": f"{record.teacher.name}: an index that it built can be asked through this adapter",
+            "teacher": f"{teacher.name} ({_licence(teacher.name)}), {teacher.dimension} dimensions",
+            "document encoder": f"{teacher.name}: an index that it built can be asked through this adapter",
             "trained": (
                 f"{parameters:,} parameters: {shape.tokens} tokens ({shape.compression_tokens} of them read), "
                 f"reconstruction head, alignment head ({shape.head})"
