@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -25,10 +26,20 @@ CorpusPath = Annotated[
     Path,
     typer.Argument(
         metavar="CORPUS",
-        help="A .jsonl, .csv or .tsv file (.gz too) with _id, text, title; or a BEIR folder.",
+        help="A .jsonl, .csv, .tsv, .txt (.gz too) or .parquet file; a BEIR folder; a folder of .txt files.",
         show_default=False,
     ),
 ]
+IdField = Annotated[
+    str | None,
+    typer.Option(help="Field of the id; content makes one of title and text.", show_default="_id or id"),
+]
+TitleField = Annotated[str, typer.Option(help="Field of the title.")]
+TextField = Annotated[str, typer.Option(help="Field of the text.")]
+ChunkWords = Annotated[
+    int | None, typer.Option(min=1, help="Cut documents into pieces of so many words.", show_default="whole documents")
+]
+Overlap = Annotated[int, typer.Option(min=0, help="Words that a piece shares with the one before it.")]
 IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.", show_default=False)]
 
 
@@ -51,6 +62,11 @@ def build(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished build, or drop it and start anew.")
     ] = True,
+    id_field: IdField = None,
+    title_field: TitleField = "title",
+    text_field: TextField = "text",
+    chunk_words: ChunkWords = None,
+    overlap: Overlap = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")] = 32,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
@@ -61,10 +77,11 @@ def build(
     """
     from safe_retrieval.encoder.input import InputEncoder
     from safe_retrieval.index.builder import build_index
-    from safe_retrieval.index.corpus import read_corpus
 
     bound = None if memory is None else _bytes(memory)
-    documents = read_corpus(corpus)  # a corpus that is not there is reported before a model is loaded
+    documents = _documents(
+        corpus, id_field, title_field, text_field, (chunk_words, overlap)
+    )  # a corpus that is not there is reported before a model is loaded
     document_encoder = InputEncoder.load(encoder, offline=offline)
     manifest = build_index(
         documents, document_encoder, folder, factory=factory, memory=bound, batch_size=batch_size, resume=resume
@@ -130,6 +147,11 @@ def add(
     replace: Annotated[
         bool, typer.Option("--replace/--no-replace", help="Replace documents that have the same id, or refuse them.")
     ] = False,
+    id_field: IdField = None,
+    title_field: TitleField = "title",
+    text_field: TextField = "text",
+    chunk_words: ChunkWords = None,
+    overlap: Overlap = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")] = 32,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
@@ -138,10 +160,9 @@ def add(
     Documents go in some hundred at a time, each lot as one step. After a stop, --replace takes the same corpus again.
     """
     from safe_retrieval.encoder.input import InputEncoder
-    from safe_retrieval.index.corpus import read_corpus
     from safe_retrieval.index.folder import load_index
 
-    remaining = read_corpus(corpus)
+    remaining = _documents(corpus, id_field, title_field, text_field, (chunk_words, overlap))
     with load_index(folder) as index:
         encoder = InputEncoder.load(index.manifest.encoder.name, offline=offline)
         index.check_encoder(encoder)
@@ -179,6 +200,22 @@ def get(
 
     with load_index(folder, read_only=True) as index:
         print_json([_fields(document) for document in index.get_documents(ids)])
+
+
+def _documents(
+    corpus: Path, id_field: str | None, title_field: str, text_field: str, chunks: tuple[int | None, int]
+) -> Iterator[Document]:
+    """The documents of a corpus, or their pieces."""
+    from safe_retrieval.index.chunking import chunked
+    from safe_retrieval.index.corpus import Fields, read_corpus
+
+    documents = read_corpus(corpus, fields=Fields(id_field, title_field, text_field))
+    size, overlap = chunks
+    if size is None:
+        if overlap:
+            raise InputError("an --overlap needs --chunk-words, the number of words of a piece")
+        return documents
+    return chunked(documents, size=size, overlap=overlap)
 
 
 def _fields(document: Document) -> dict[str, Any]:

@@ -100,3 +100,14 @@ def test_advise_and_factory(corpus: Path, tmp_path: Path) -> None:
     assert CLI.invoke(app, ["build", str(corpus), str(out), "--factory", "auto"]).stdout.startswith("Flat\n")
     assert CLI.invoke(app, ["compact", str(out), "--factory", "HNSW8"]).exit_code == 0
     assert read_manifest(out).factory == "HNSW8"
+
+
+def test_other_fields_and_pieces(corpus: Path, tmp_path: Path) -> None:
+    out, table = str(tmp_path / "out"), tmp_path / "c.csv"
+    table.write_text("key,body\na,one two three\n")
+    options = ["--id-field", "key", "--text-field", "body", "--chunk-words", "2", "--overlap", "1"]
+    assert CLI.invoke(app, ["build", str(table), out, *options]).exit_code == 0
+    found = json.loads(CLI.invoke(app, ["get", out, "a#0", "a#1"]).stdout)
+    assert [piece["text"] for piece in found] == ["one two", "two three"]
+    assert found[1]["metadata"] == {"document": "a", "chunk": 1}
+    assert isinstance(CLI.invoke(app, ["build", str(corpus), out, "--overlap", "1"]).exception, InputError)

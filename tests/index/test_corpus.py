@@ -4,11 +4,14 @@ import gzip
 import json
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from safe_retrieval.errors import DataError
-from safe_retrieval.index.corpus import read_corpus
+from safe_retrieval.index.corpus import CONTENT_ID, Fields, documents_from, read_corpus
 from safe_retrieval.types import Document
 
 DOCUMENTS = [
@@ -86,7 +89,7 @@ def test_long_fields(tmp_path: Path) -> None:
         ("c.csv", "number,text\n1,a", "header line that names the columns _id and text"),
         ("c.csv", "_id,text\n1,a\n2,b,c", "line 3: expected 2 columns, got 3"),
         ("c.csv", '_id,text\n1,a\n2,"b', "line 2 or after: not readable as a table"),
-        ("c.txt", "a", "expected one of .jsonl"),
+        ("c.doc", "a", "expected one of .jsonl"),
     ],
 )
 def test_broken_files_name_file_and_line(tmp_path: Path, name: str, data: str | bytes, message: str) -> None:
@@ -124,3 +127,77 @@ def test_reading_keeps_nothing(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 500_000  # the file has 5 MB
+
+
+def test_parquet(tmp_path: Path) -> None:
+    rows = [{"_id": f"d{n}", "title": None, "text": f"text {n}", "tags": ["a"], "n": n} for n in range(1_200)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    documents = list(read_corpus(tmp_path / "c.parquet"))
+    assert documents == [Document(f"d{n}", f"text {n}", "", {"tags": ["a"], "n": n}) for n in range(1_200)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([*rows[:2], {"_id": "x"}]), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c\.parquet, row 3: expected a string in 'text'"):
+        list(read_corpus(tmp_path / "c.parquet"))
+    whole = (tmp_path / "c.parquet").read_bytes()
+    (tmp_path / "c.parquet").write_bytes(whole[:-9])
+    with pytest.raises(DataError, match=r"c\.parquet.*not readable as Parquet"):
+        list(read_corpus(tmp_path / "c.parquet"))
+
+
+@pytest.mark.parametrize("name", ["c.txt", "c.txt.gz"])
+def test_a_document_a_line(tmp_path: Path, name: str) -> None:
+    assert list(read_corpus(write(tmp_path / name, "\ufefffirst\r\n\n second\n"))) == [
+        Document("1", "first"),
+        Document("3", "second"),
+    ]
+
+
+def test_a_document_a_text_file(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep" / "b.txt", "two\nlines\n")
+    write(tmp_path / "a.txt", "one")
+    write(tmp_path / "c.md", "not read")
+    assert list(read_corpus(tmp_path)) == [Document("a.txt", "one"), Document("deep/b.txt", "two\nlines\n")]
+    write(tmp_path / "a.txt", b"\xff")
+    with pytest.raises(DataError, match=r"a\.txt cannot be read as UTF-8"):
+        list(read_corpus(tmp_path))
+
+
+def test_fields_by_other_names(tmp_path: Path) -> None:
+    fields = Fields(id="key", title="heading", text="body")
+    line: dict[str, Any] = {"key": 3, "heading": "H", "body": "B", "id": "kept", "text": "too"}
+    expected = [Document("3", "B", "H", {"id": "kept", "text": "too"})]
+    assert list(read_corpus(write(tmp_path / "c.jsonl", json.dumps(line)), fields=fields)) == expected
+    table = "key,heading,body,id,text\n3,H,B,kept,too\n"
+    assert list(read_corpus(write(tmp_path / "c.csv", table), fields=fields)) == expected
+    assert list(documents_from(iter([line]), fields=fields)) == expected
+    with pytest.raises(DataError, match="names the columns key and body"):
+        list(read_corpus(write(tmp_path / "c.csv", "_id,text\n1,a\n"), fields=fields))
+    rows: list[dict[str, Any]] = [line, {}]
+    with pytest.raises(DataError, match="tickets, row 2"):
+        list(documents_from(rows, fields=fields, name="tickets"))
+
+
+def test_ids_of_the_content(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"title": "a", "text": "bc"},
+        {"title": "ab", "text": "c"},
+        {"text": "abc"},
+        {"text": "abc", "id": 1},
+    ]
+    documents = list(documents_from(rows, fields=Fields(id=CONTENT_ID)))
+    ids = [document.id for document in documents]
+    assert len(set(ids)) == 3
+    assert ids[2] == ids[3] == "c75e3abb575a77261847ac28273b1991"
+    assert documents[3].metadata == {"id": 1}
+    (line,) = read_corpus(write(tmp_path / "c.txt", "abc\n"), fields=Fields(id=CONTENT_ID))
+    (row,) = read_corpus(write(tmp_path / "c.csv", "text\nabc\n"), fields=Fields(id=CONTENT_ID))
+    assert line.id == row.id == ids[2]
+
+
+def test_a_data_set_of_hugging_face() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"_id": "a", "text": "one", "label": 1}, {"_id": "b", "text": "two", "label": 2}]
+    data = datasets.Dataset.from_list(rows)
+    expected = [Document("a", "one", "", {"label": 1}), Document("b", "two", "", {"label": 2})]
+    assert list(documents_from(data)) == expected
+    assert list(documents_from(data.to_iterable_dataset())) == expected
