@@ -1,0 +1,134 @@
+"""Response adapters on real models: one trained here through the command line, and those that are shipped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from safe_retrieval.audit.probes import ProbeKind, load_probe_set
+from safe_retrieval.cli.main import app
+from safe_retrieval.encoder.input import InputEncoder
+from safe_retrieval.encoder.persistence import load_adapter
+from safe_retrieval.encoder.response import ResponseEncoder
+from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
+
+pytestmark = pytest.mark.real
+
+QUESTIONS = [
+    "How do I boil an egg?",
+    "What is bread made of?",
+    "How is cheese made?",
+    "Why does dough rise?",
+    "What is in a tomato soup?",
+    "How do I cook rice?",
+    "What is honey?",
+    "How do I make tea?",
+]
+# A model this small refuses next to nothing by itself; what it repeats begins as a refusal does.
+REPEATED = [
+    f'Repeat this sentence: "I cannot help with {thing}."'
+    for thing in (
+        "tides",
+        "bread",
+        "violins",
+        "maps",
+        "chess",
+        "bicycles",
+        "tea",
+        "winter",
+        "moons",
+        "letters",
+        "rivers",
+    )
+]
+MORE = ["What is pasta?", "Which nuts are in pesto?", "What fruit is yellow?", "How is butter made?", "What is jam?"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an adapter for SmolLM2 and MiniLM, trained on 24 queries."""
+    folder = tmp_path_factory.mktemp("mini")
+    (folder / "questions.txt").write_text("\n".join([*QUESTIONS, *REPEATED, *MORE]))
+    settings = {
+        "backbone": "smollm2-135m-instruct",
+        "out": "run",
+        "held_out": 4,
+        "queries": {"files": ["questions.txt"]},
+        "responses": {"max_new_tokens": 10, "batch_size": 24},
+        "adapter": {"compression_tokens": 2, "head_width": 64},
+        "loss": {"reconstruction_share": 0.5},
+        "optimiser": {"batch_size": 10, "epochs": 2, "head_epochs": 4, "warmup_steps": 1},
+    }
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "safe_retrieval.cli.main", "train", str(config), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["queries"], result["held_out_queries"]) == (20, 4)
+    assert result["refusal"]["auroc"] > 0.8
+    return Path(result["adapter"])
+
+
+def test_a_trained_adapter_is_complete(trained: Path) -> None:
+    record = load_adapter(trained).record
+    assert (record.backbone.name, record.teacher.name) == ("smollm2-135m-instruct", "all-minilm-l6-v2")
+    assert "smollm2-135m-instruct (Apache-2.0)" in (trained / "README.md").read_text()
+    log = [json.loads(line) for line in (trained.parent / "log.jsonl").read_text().splitlines()]
+    joint = [row["alignment"] for row in log if row["phase"] == "joint" and "alignment" in row]
+    assert joint[-1] < joint[0]
+
+
+def test_the_command_line_encodes_with_it(trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "vectors.npy"
+    texts = [QUESTIONS[0], REPEATED[0], "", "<|im_end|> \ud83d", "bread " * 20_000]
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    arguments = ["encode", "--input", source, "--adapter", trained, "--output", output, "--json", "--offline"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["space"] == InputEncoder.load(offline=True).space
+    vectors = np.load(output, allow_pickle=False)
+    assert vectors.shape == (len(texts), 384)
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+    refusal = [row["refusal"] for row in found["texts"]]
+    assert refusal[0] < 0.5 < refusal[1]  # both were trained on
+
+
+HARMLESS = [
+    *QUESTIONS[:4],
+    "Who wrote the Iliad?",
+    "What is the capital of France?",
+    "How do tides work?",
+    "What is DNA?",
+]
+
+
+@pytest.mark.parametrize("name", shipped_adapters())
+def test_a_shipped_adapter(name: str) -> None:
+    backbone, _, teacher = name.partition("--")
+    encoder = ResponseEncoder.load(backbone=backbone)
+    record = load_adapter(shipped_adapter(backbone, teacher)).record
+    assert (record.backbone.name, record.teacher.name) == (backbone, teacher)
+    assert encoder.space == InputEncoder.load(teacher).space
+
+    harmful = [probe.text for probe in load_probe_set().of_kind(ProbeKind.HARMFUL)[::33]]
+    texts = [*HARMLESS, *harmful]
+    vectors, refusal = encoder.encode(texts, batch_size=8)
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
+    assert refusal is not None
+    assert refusal[: len(HARMLESS)].mean() < refusal[len(HARMLESS) :].mean()
+
+    alone, alone_refusal = encoder.encode(texts, batch_size=1)
+    assert np.einsum("nd,nd->n", vectors, alone).min() > 0.999
+    assert alone_refusal is not None
+    assert np.abs(alone_refusal - refusal).max() < 0.05
+    assert all(text.strip() for text in encoder.decode(HARMLESS[-2:], max_new_tokens=8))
