@@ -31,16 +31,27 @@ class Checkpoints:
     Args:
         folder: the run's folder.
         settings_hash: hash of all settings and of what is trained on; a checkpoint of others is refused.
+        name: of the file.
     """
 
-    def __init__(self, folder: Path, settings_hash: str) -> None:
-        self._file = folder / "checkpoint.safetensors"
+    def __init__(self, folder: Path, settings_hash: str, *, name: str = "checkpoint") -> None:
+        self._file = folder / f"{name}.safetensors"
         self._hash = settings_hash
 
-    def save(self, position: Position, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Replace the checkpoint."""
+    @property
+    def best(self) -> Checkpoints:
+        """The place beside this one for the parameters of the best evaluation so far."""
+        return Checkpoints(self._file.parent, self._hash, name="best")
+
+    def discard(self) -> None:
+        """Delete the checkpoint, if there is one."""
+        self._file.unlink(missing_ok=True)
+
+    def save(self, position: Position, module: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> None:
+        """Replace the checkpoint; without an optimiser it holds parameters alone."""
         tensors = {f"module.{name}": tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-        for index, state in optimiser.state_dict()["state"].items():
+        states = {} if optimiser is None else optimiser.state_dict()["state"]
+        for index, state in states.items():
             tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
         metadata = {"phase": position.phase, "step": str(position.step), "settings": self._hash}
         partial = self._file.with_suffix(".partial")

@@ -38,7 +38,16 @@ class TrainingLog:
 
     def held_out(self, phase: str) -> list[dict[str, Any]]:
         """The evaluations of a phase so far, in order."""
-        return [row["held_out"] for row in read_log(self._path) if row["phase"] == phase and "held_out" in row]
+        return [row["held_out"] for row in self._evaluations(phase)]
+
+    def held_out_at(self, position: Position) -> dict[str, Any] | None:
+        """The evaluation that was made there; ``None`` where there was none."""
+        return next(
+            (row["held_out"] for row in self._evaluations(position.phase) if row["step"] == position.step), None
+        )
+
+    def _evaluations(self, phase: str) -> list[dict[str, Any]]:
+        return [row for row in read_log(self._path) if row["phase"] == phase and "held_out" in row]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

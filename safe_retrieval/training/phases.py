@@ -100,12 +100,21 @@ def joint_phase(run: Run, start: int) -> None:
 def head_phase(run: Run, start: int) -> None:
     """Train the alignment head on states that stand still, from optimiser step ``start`` of this phase on.
 
-    The reconstruction head stands still too: it is what makes an embedding readable, and the alignment head reads
-    what it gives.
+    Many epochs on constant inputs may end past the best one, so the adapter is left with the head of the epoch that was
+    best on the held-out queries. The reconstruction head stands still too: it is what makes an embedding readable, and
+    the alignment head reads what it gives.
     """
+    best = run.checkpoints.best
+    if start == 0:
+        best.discard()  # of an earlier run
     total = _steps_an_epoch(run) * run.optimiser.head_epochs
-    if start >= total or _patience(run, HEADS).is_over:
-        return  # the checkpoint holds the finished head
+    if start < total and not _patience(run, HEADS).is_over:
+        _train_head(run, start)
+    if best.position() is not None:
+        best.restore(run.adapter, None)
+
+
+def _train_head(run: Run, start: int) -> None:
     projected = _projected(run, run.training.queries, "States of the training queries")
     held_out = _projected(run, run.held_out.queries, "States of the held-out queries")
 
@@ -152,7 +161,8 @@ def _optimise(run: Run, phase: _Phase, start: int) -> None:
                 if ends:
                     evaluation = phase.evaluate()
                     run.log.write(position, epoch=epoch + 1, held_out=evaluation._asdict())
-                    patience.take(evaluation.cosine)
+                    if patience.take(evaluation.cosine) and phase.name == HEADS:
+                        run.checkpoints.best.save(position, run.adapter)
                 if ends or (step + 1) % run.checkpoint_steps == 0:
                     run.checkpoints.save(position, run.adapter, optimiser)
                 if patience.is_over:
@@ -169,10 +179,12 @@ class _Patience:
         self._best = -math.inf
         self._since = 0
 
-    def take(self, value: float) -> None:
-        """Take note of a held-out figure."""
-        self._since = 0 if value > self._best else self._since + 1
+    def take(self, value: float) -> bool:
+        """Take note of a held-out figure; whether it is the best so far."""
+        better = value > self._best
+        self._since = 0 if better else self._since + 1
         self._best = max(self._best, value)
+        return better
 
     @property
     def is_over(self) -> bool:

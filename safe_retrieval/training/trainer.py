@@ -261,7 +261,7 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "settings": config.model_dump(mode="json", include={"responses", "adapter", "loss", "optimiser"}),
         "last_phase": position.phase,
         "last_step": position.step,
-        "held_out": _last_evaluation(run.log),
+        "held_out": _evaluation(run),
         "seconds_of_last_start": round(seconds),
         "dtype": str(model_dtype(prepared.model)),
         "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
@@ -269,12 +269,14 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
     }
 
 
-def _last_evaluation(log: TrainingLog) -> dict[str, Any] | None:
-    """Alignment as it is at the end, with the reconstruction loss of the last phase that touched what decides it."""
-    joint, heads = log.held_out(JOINT), log.held_out(HEADS)
+def _evaluation(run: Run) -> dict[str, Any] | None:
+    """Alignment of the head that is kept, and the reconstruction loss of the phase that trained what decides it."""
+    joint, heads = run.log.held_out(JOINT), run.log.held_out(HEADS)
     if not heads:
         return joint[-1] if joint else None
-    return {**heads[-1], "reconstruction": joint[-1]["reconstruction"] if joint else None}
+    best = run.checkpoints.best.position()
+    kept = (run.log.held_out_at(best) if best else None) or heads[-1]
+    return {**kept, "reconstruction": joint[-1]["reconstruction"] if joint else None}
 
 
 def model_dtype(model: LanguageModel) -> str:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.errors import ConfigError
-from safe_retrieval.training.config import AlignmentLoss, load_config
+from safe_retrieval.training.config import AlignmentLoss, TrainingConfig, load_config
 
 SMALLEST: dict[str, Any] = {"backbone": "tiny", "out": "run", "queries": {"files": ["a.txt"]}}
 
@@ -112,6 +114,28 @@ def test_what_is_no_configuration(tmp_path: Path, content: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")
+
+
+def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted name, with its default."""
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= settings_of(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = "required" if field.is_required() else field.default
+    return found
+
+
+def test_the_documented_settings_are_those_that_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", page, re.MULTILINE)
+    documented = {name: default.strip("`") for name, default in rows}
+    expected = {
+        name: "none" if default in (None, {}) else str(default).lower() if isinstance(default, bool) else str(default)
+        for name, default in settings_of(TrainingConfig).items()
+    }
+    assert documented == expected
 
 
 def test_the_shipped_configurations_load(monkeypatch: pytest.MonkeyPatch) -> None:
