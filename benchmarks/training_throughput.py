@@ -1,7 +1,8 @@
 """Training throughput: samples a second of the joint phase, first epoch and later ones, alignment only.
 
 In the first epoch every query's prefix is computed and kept; later epochs read it back, so they show what keeping is
-worth. Queries are the built-in probe set's, targets are random unit vectors: the time of a step depends on neither.
+worth. Queries are the built-in probe set's, targets are random unit vectors: the time of a step depends on neither, nor,
+without reconstruction, on how long the responses were that the targets would stand for.
 Run ``make bench``, or ``python benchmarks/training_throughput.py --backbone smollm2-135m-instruct --quick`` for a try.
 The result is one JSON file with what it was measured on; ratios hold between machines, absolute times do not.
 """
@@ -24,6 +25,7 @@ from safe_retrieval.audit.provenance import provenance
 from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.encoder.adapter import AdapterShape, ResponseAdapter
 from safe_retrieval.encoder.policy import CAREFUL
+from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import SMALL_BACKBONE
 from safe_retrieval.training.checkpoint import Checkpoints, Position
 from safe_retrieval.training.config import LossSettings, OptimiserSettings
@@ -64,6 +66,8 @@ def measure(model: LanguageModel, *, tokens: int, queries: int, batch_size: int,
         Medians over the steps of the first epoch and of the later ones; the first step of each kind is warm-up.
     """
     texts = [probe.text for probe in load_probe_set().queries if len(probe.text) <= 90][: queries + _HELD_OUT]
+    if len(texts) < queries + _HELD_OUT:
+        raise InputError(f"expected at most {len(texts) - _HELD_OUT} queries, got {queries}; there are no more")
     targets = torch.nn.functional.normalize(torch.randn(len(texts), _DIMENSION), dim=-1)
     shape = AdapterShape(hidden_size=model.hidden_size, dimension=_DIMENSION, compression_tokens=tokens)
     with tempfile.TemporaryDirectory() as folder:
