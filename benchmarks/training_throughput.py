@@ -1,8 +1,8 @@
 """Training throughput: samples a second of the joint phase, first epoch and later ones, alignment only.
 
 In the first epoch every query's prefix is computed and kept; later epochs read it back, so they show what keeping is
-worth. Queries are the built-in probe set's, targets are random unit vectors: the time of a step depends on neither, nor,
-without reconstruction, on how long the responses were that the targets would stand for.
+worth. Queries are the built-in probe set's, targets are random unit vectors: the time of a step depends on neither,
+nor, without reconstruction, on how long the responses were that the targets would stand for.
 Run ``make bench``, or ``python benchmarks/training_throughput.py --backbone smollm2-135m-instruct --quick`` for a try.
 The result is one JSON file with what it was measured on; ratios hold between machines, absolute times do not.
 """

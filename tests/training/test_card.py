@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -89,8 +89,9 @@ def test_a_damaged_adapter_gets_no_card(tmp_path: Path) -> None:
     assert not (tmp_path / "README.md").exists()
 
 
-def test_as_a_program(tmp_path: Path) -> None:
+def test_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     save_random_adapter(tmp_path, tiny_model())
-    command = [sys.executable, "-m", "safe_retrieval.training.card", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(tmp_path / "README.md")
+    monkeypatch.setattr(sys, "argv", ["card", str(tmp_path)])
+    monkeypatch.delitem(sys.modules, card.__module__)
+    runpy.run_module("safe_retrieval.training.card", run_name="__main__")
+    assert capsys.readouterr().out.strip() == str(tmp_path / "README.md")
