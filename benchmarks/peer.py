@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from safe_retrieval.audit.provenance import provenance
+from safe_retrieval.audit.provenance import provenance, source_state
 from safe_retrieval.errors import ConfigError, DownloadError, SafeRetrievalError
 from safe_retrieval.models.fetch import resolve
 from safe_retrieval.training import trainer
@@ -342,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--package", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    source_state()  # before hours of work, not after them
     try:
         if options.side:
             job = Job(**json.loads(options.job.read_text(encoding="utf-8")))

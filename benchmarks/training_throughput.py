@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from safe_retrieval.audit.probes import load_probe_set
-from safe_retrieval.audit.provenance import provenance
+from safe_retrieval.audit.provenance import provenance, source_state
 from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.encoder.adapter import AdapterShape, ResponseAdapter
 from safe_retrieval.encoder.policy import CAREFUL
@@ -108,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="96 queries; to see that it runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "training_throughput.json")
     options = parser.parse_args(arguments)
+    source_state()  # before hours of work, not after them
     queries = 96 if options.quick else options.queries - options.queries % options.batch_size
     torch.manual_seed(0)
     model = LanguageModel.load(options.backbone)

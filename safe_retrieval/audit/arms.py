@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safe_retrieval.audit.encodings import Encoded, EncodingCache, Progress
 from safe_retrieval.audit.models import LocalModels, Models, RecordedEncoder
 from safe_retrieval.audit.probes import ProbeSet
-from safe_retrieval.audit.provenance import provenance
+from safe_retrieval.audit.provenance import provenance, source_state
 from safe_retrieval.audit.report import ReportFolder
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import CUTOFFS, check_audit, run_audit
@@ -71,6 +71,7 @@ def audit_arms(
     check_audit(probe_set, [arm.value for arm in arms], cutoffs)
     if hyde_queries < 0:
         raise InputError(f"hyde_queries is a number of probes, 0 for all; got {hyde_queries}")
+    source_state()  # before hours of work, not after them
     with ReportFolder(out) as folder:
         bench = _Bench(
             probe_set,

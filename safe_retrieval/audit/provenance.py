@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def provenance(used: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "safe_retrieval": __version__,
-        **_commit(),
+        **source_state(),
         **used,
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -39,8 +40,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> dict[str, Any]:
-    """Commit of this package's own repository and whether tracked files differ from it; nulls for an installed copy."""
+@cache
+def source_state() -> dict[str, Any]:
+    """Commit of this package's own repository and whether tracked files differ from it; nulls for an installed copy.
+
+    Read once in a process. Long runs ask at their start: by their end, someone may have committed, and the record would
+    name code that never ran.
+    """
     here = Path(__file__)
     # an installed copy can lie inside some other project's repository, whose commit would mean nothing here
     if _git("ls-files", "--error-unmatch", here.name) is None:

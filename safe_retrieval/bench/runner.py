@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safe_retrieval.audit.encodings import EncodingCache, Progress
-from safe_retrieval.audit.provenance import provenance
+from safe_retrieval.audit.provenance import provenance, source_state
 from safe_retrieval.audit.results import estimate_json
 from safe_retrieval.bench.arms import BASELINE, Arm, QuerySide, find_arm
 from safe_retrieval.bench.cost import arm_flops
@@ -96,6 +96,7 @@ def run_bench(
     """
     chosen = [find_task(name) for name in _distinct(tasks, "task")]
     retrievers = [find_arm(name) for name in _distinct(arms, "arm")]
+    source_state()  # before hours of work, not after them
     bench = _Bench(settings, models, progress)
     return (outcome for task in chosen for outcome in bench.run(task, retrievers))
 

@@ -195,7 +195,8 @@ def test_ids_of_the_content(tmp_path: Path) -> None:
 
 
 def test_a_data_set_of_hugging_face() -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     rows = [{"_id": "a", "text": "one", "label": 1}, {"_id": "b", "text": "two", "label": 2}]
     data = datasets.Dataset.from_list(rows)
     expected = [Document("a", "one", "", {"label": 1}), Document("b", "two", "", {"label": 2})]

@@ -25,8 +25,6 @@ from safe_retrieval.training.llm2vec import (
 from safe_retrieval.training.teachers import load_teacher
 from tests.support.tiny_models import SENTENCES, save_tiny_model, tiny_model
 
-pytest.importorskip("peft")
-
 PHASE = PhaseSettings(steps=4, batch_size=3, learning_rate=1e-2, warmup_steps=1)
 
 
