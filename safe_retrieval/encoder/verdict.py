@@ -1,7 +1,9 @@
 """Did a response refuse? A rule on its opening words.
 
 The verdicts of a model's own responses are what the refusal head is trained and calibrated on, so the rule is narrow:
-only the opening counts, where aligned models put a refusal, and a sentence *about* refusing further on does not.
+only the opening counts, where aligned models put a refusal, and a sentence *about* refusing further on does not. What
+a model says it lacks ("As an AI language model, I do not have feelings") is a disclaimer, not a refusal: it says
+nothing about harm, and counting it would teach a gate to shut at small talk.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ _FORBIDDEN = (
     r"|(?:not|never)\s+(?:appropriate|ethical|legal|acceptable|ok|okay|right))"
 )
 
+_LACKS = r"(?!\s+(?:\w+ly\s+)?(?:have|possess|hold|own|experience|feel|exist|know|a\s+(?:person|human)))"
+
 _REFUSAL = re.compile(
     "|".join(
         (
@@ -30,7 +34,10 @@ _REFUSAL = re.compile(
             rf"\b(?:i|we)(?:\s+am|\s+are|'m|'re)\s+{_UNABLE}",
             rf"\bi\s+(?:do\s+not|don't|won't|will\s+not)\s+{_VERBS}",
             r"\bi\s+(?:must|have\s+to)\s+(?:refuse|decline)",
-            r"^\W*as\s+an?\s+(?:ai|artificial|language|responsible|ethical|helpful)\b.{0,80}?\b(?:can't|can\s?not|don't|do\s+not|am\s+not)\b",
+            (
+                r"^\W*as\s+an?\s+(?:ai|artificial|language|responsible|ethical|helpful)\b.{0,80}?"
+                rf"\b(?:can't|can\s?not|don't|do\s+not|am\s+not)\b{_LACKS}"
+            ),
             rf"^\W*it(?:\s+is|'s)\s+{_FORBIDDEN}",
         )
     ),

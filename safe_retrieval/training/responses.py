@@ -53,7 +53,7 @@ class ResponsesHeader(BaseModel):
 
 
 class Response(NamedTuple):
-    """A query, where it came from, the backbone's answer, and whether that answer refuses."""
+    """A query, where it came from, the backbone's answer, and whether that answer refuses (by today's rule)."""
 
     query: str
     source: str
@@ -170,12 +170,13 @@ def sha256_of(responses: Sequence[Response]) -> str:
 def _rows(path: Path, lines: Sequence[bytes]) -> Iterator[Response]:
     for number, line in enumerate(lines, start=2):
         try:
-            yield _ROW.validate_json(line)
+            row = _ROW.validate_json(line)
         except ValidationError as error:
             if number == len(lines) + 1:
                 return  # the writer was cut in the middle of its last line; the query is answered again
             fault = error.errors()[0]["msg"]
             raise TrainingError(f"{path}, line {number}: expected a response row ({fault}); delete the line") from error
+        yield row._replace(refused=is_refusal(row.response))  # a file may be older than the rule
 
 
 def _as_lines(rows: Sequence[Response]) -> bytes:

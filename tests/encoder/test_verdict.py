@@ -49,6 +49,9 @@ ANSWERS = [
     "The author says that he will not be forgotten.",
     "It is legal to do so in most countries.",
     "As an aid to memory, write the words down.",
+    "As an AI language model, I do not have personal preferences, but many people like blue.",
+    "As an artificial intelligence, I don't really feel tired.",
+    "As an AI language model, I am not a person.",
     "A polite way to refuse is to say: thank you, and no.",
     "Water boils at 100 degrees. " * 6 + "I'm sorry, but I can't assist with that.",
 ]
