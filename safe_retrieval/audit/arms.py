@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from safe_retrieval.audit.corpus import CorpusIndex
     from safe_retrieval.retrieval.guard import RefusalGate
 
-GATE_THRESHOLD = 0.5
 HYDE_QUERIES = 200
 """Probes that HyDE is asked by default; each costs a generation."""
 
@@ -143,7 +142,7 @@ class _Bench:
     def _gated(self) -> EncodedTarget:
         from safe_retrieval.retrieval.guard import RefusalGate
 
-        gate = RefusalGate(GateAction.EMPTY, GATE_THRESHOLD)
+        gate = RefusalGate(GateAction.EMPTY)
         self._used["gate"] = {"action": gate.action.value, "threshold": gate.threshold}
         return self._dense(AuditArm.GATED, self._models.response, self._blend, gate=gate)
 

@@ -14,6 +14,7 @@ from typing import Any
 from safe_retrieval.bench.tasks import TaskKind
 from safe_retrieval.encoder.blend import BlendWeight
 from safe_retrieval.errors import InputError
+from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD
 
 
 class QuerySide(StrEnum):
@@ -121,11 +122,11 @@ _ALL = (
     Arm("blend-0", QuerySide.BLEND, weight=_BLEND._replace(answered=0.0)),
     Arm("blend-40", QuerySide.BLEND, weight=_BLEND._replace(answered=0.4)),
     Arm("blend-early", QuerySide.BLEND, weight=_BLEND._replace(middle=0.25)),
-    Arm("gated", QuerySide.BLEND, weight=_BLEND, gate=0.5),
+    Arm("gated", QuerySide.BLEND, weight=_BLEND, gate=DEFAULT_THRESHOLD),
     Arm("gated-25", QuerySide.BLEND, weight=_BLEND, gate=0.25),
-    Arm("gated-75", QuerySide.BLEND, weight=_BLEND, gate=0.75),
-    Arm("gated-teacher", QuerySide.TEACHER, gate=0.5),
-    Arm("gated-response", QuerySide.RESPONSE, gate=0.5),
+    Arm("gated-50", QuerySide.BLEND, weight=_BLEND, gate=0.5),
+    Arm("gated-teacher", QuerySide.TEACHER, gate=DEFAULT_THRESHOLD),
+    Arm("gated-response", QuerySide.RESPONSE, gate=DEFAULT_THRESHOLD),
     Arm(CEILING, QuerySide.HYDE),
     Arm("hyde-4", QuerySide.HYDE, samples=4),
     Arm("hyde-4-query", QuerySide.HYDE, samples=4, include_query=True),
@@ -135,7 +136,7 @@ _ALL = (
     Arm("hybrid-teacher", QuerySide.TEACHER, lexical=True),
     Arm("hybrid-response", QuerySide.RESPONSE, lexical=True),
     Arm("hybrid-blend", QuerySide.BLEND, weight=_BLEND, lexical=True),
-    Arm("hybrid-gated", QuerySide.BLEND, weight=_BLEND, gate=0.5, lexical=True),
+    Arm("hybrid-gated", QuerySide.BLEND, weight=_BLEND, gate=DEFAULT_THRESHOLD, lexical=True),
 )
 
 ARMS: Mapping[str, Arm] = {arm.name: arm for arm in _ALL}

@@ -11,6 +11,7 @@ import typer
 from safe_retrieval.cli._common import out, print_json
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.retrieval.arms import Arm
+from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD
 from safe_retrieval.types import Document, GateAction, Retrieval
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def search(
     ] = GateAction.ALLOW,
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Refusal probability from which the gate fires.")
-    ] = 0.5,
+    ] = DEFAULT_THRESHOLD,
     adapter: Annotated[
         Path | None, typer.Option(help="Folder of a response adapter; without it, the one shipped for the backbone.")
     ] = None,

@@ -9,6 +9,14 @@ from dataclasses import dataclass
 from safe_retrieval.errors import InputError
 from safe_retrieval.types import GateAction, Hit, Retrieval
 
+DEFAULT_THRESHOLD = 0.75
+"""Refusing is three times as likely as answering.
+
+A shut gate leaves a harmless query with nothing, so it should shut later than the vector changes (a blend goes over to
+the response at one half). Chosen on training queries alone: at 1.5B it shuts at 1 % of the ordinary ones that the
+backbone answers; at one half it is 2 %.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class RefusalGate:
@@ -16,14 +24,14 @@ class RefusalGate:
 
     Attributes:
         action: what happens then; ``allow`` never fires.
-        threshold: in [0, 1]. Refusal probabilities are calibrated, so 0.5 means: as likely refused as answered.
+        threshold: in [0, 1]. Refusal probabilities are calibrated, so one half means: as likely refused as answered.
 
     Raises:
         InputError: the threshold is outside [0, 1].
     """
 
     action: GateAction
-    threshold: float = 0.5
+    threshold: float = DEFAULT_THRESHOLD
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:  # NaN fails too

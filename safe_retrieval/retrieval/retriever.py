@@ -21,7 +21,7 @@ from safe_retrieval.errors import InputError
 from safe_retrieval.index.vectors import check_k
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
 from safe_retrieval.retrieval.fusion import reciprocal_rank_fusion
-from safe_retrieval.retrieval.guard import RefusalGate
+from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
 from safe_retrieval.retrieval.lexical import LexicalIndex
 from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, GateAction, Hit, QueryEncoding, Retrieval
 
@@ -95,7 +95,7 @@ class SafeRetriever:
         *,
         arm: Arm | str = Arm.OUTPUT,
         gate: GateAction | str = GateAction.ALLOW,
-        threshold: float = 0.5,
+        threshold: float = DEFAULT_THRESHOLD,
         adapter: str | Path | None = None,
         backbone: str | None = None,
         offline: bool = False,

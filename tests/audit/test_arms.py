@@ -14,6 +14,7 @@ from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.targets import AuditArm
 from safe_retrieval.errors import AuditError, EncoderMismatchError, InputError
+from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD
 from safe_retrieval.types import QueryEncoding
 from tests.audit.fakes import FakeModels, RecordingEncoder
 
@@ -71,7 +72,7 @@ def test_arms_are_built_as_their_names_say(tmp_path: Path, probe_set: ProbeSet) 
 def test_provenance_names_what_was_used_and_nothing_else(tmp_path: Path, probe_set: ProbeSet) -> None:
     used = audit_arms(probe_set, ALL, out=tmp_path / "out", models=FakeModels(), seed=9).to_json()["provenance"]
     assert used["document_encoder"] == {"name": "document", "space": "fake"}
-    assert used["gate"] == {"action": "empty", "threshold": 0.5}
+    assert used["gate"] == {"action": "empty", "threshold": DEFAULT_THRESHOLD}
     assert {
         "response_encoder",
         "hyde_encoder",
