@@ -1,12 +1,13 @@
 """Checkpoints of a training run: safetensors and JSON, written aside and renamed in.
 
 One file holds parameters and optimiser state, its metadata says where the run stands. A run killed at any moment
-resumes from the last whole checkpoint.
+resumes from the last whole checkpoint. A checksum covers all of it, so a flipped bit is an error and not a value.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safe_retrieval.errors import TrainingError
+from safe_retrieval.training.checksums import checksum
 
 
 class Position(NamedTuple):
@@ -55,7 +57,8 @@ class Checkpoints:
             tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
         metadata = {"phase": position.phase, "step": str(position.step), "settings": self._hash}
         partial = self._file.with_suffix(".partial")
-        save_file(tensors, partial, metadata={"run": json.dumps(metadata)})
+        run = json.dumps(metadata)
+        save_file(tensors, partial, metadata={"run": run, "checksum": str(_checksum(run, tensors))})
         partial.replace(self._file)
 
     def position(self) -> Position | None:
@@ -92,7 +95,15 @@ class Checkpoints:
     def _read(self) -> tuple[dict[str, str], dict[str, Tensor]]:
         try:
             with safe_open(self._file, framework="pt") as opened:
-                metadata = json.loads((opened.metadata() or {})["run"])
-                return metadata, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
-        except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+                metadata = opened.metadata() or {}
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+            if metadata["checksum"] != str(_checksum(metadata["run"], tensors)):
+                raise TrainingError(f"{self._file} is damaged (its checksum differs); delete it to start the run anew")
+            return json.loads(metadata["run"]), tensors
+        except (SafetensorError, KeyError, OSError) as error:
             raise TrainingError(f"{self._file} is damaged ({error}); delete it to start the run anew") from error
+
+
+def _checksum(run: str, tensors: Mapping[str, Tensor]) -> int:
+    names = sorted(tensors)
+    return checksum((tensors[name] for name in names), seed="\n".join((run, *names)))

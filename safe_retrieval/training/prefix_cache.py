@@ -6,7 +6,8 @@ bfloat16: 12 kB a token at 0.5B, 29 kB at 1.5B. What would go past ``max_bytes``
 rounded as if it had been kept: it changes the time and not the result.
 
 Folder: ``<root>/<key>/batch-*.safetensors``, each written aside and renamed in; the key hashes the backbone, the
-template and the query bound, so a folder can never serve another backbone or policy.
+template and the query bound, so a folder can never serve another backbone or policy. Each prefix has a checksum; one
+that fails it is computed anew.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from torch import Tensor
 from safe_retrieval.backbone.key_values import KeyValues
 from safe_retrieval.backbone.language_model import MAX_QUERY_TOKENS, LanguageModel, Prefix
 from safe_retrieval.errors import TrainingError
+from safe_retrieval.training.checksums import checksum
 
 DEFAULT_MAX_BYTES = 8 * 2**30
 _HEADER_BYTES = 256  # of a safetensors file, for each query; more than it takes
@@ -36,6 +38,7 @@ _ABANDONED_SECONDS = 3600.0
 class _Kept(NamedTuple):
     file: Path
     name: str
+    checksum: str
 
 
 class PrefixCache:
@@ -92,9 +95,9 @@ class PrefixCache:
         digests = [_digest(query) for query in queries]
         with self._lock:
             places = [self._index.get(digest) for digest in digests]
-        if any(place is None for place in places):
-            return self._rounded(self.compute(queries))
-        return self._assemble([self._read(place) for place in places if place is not None])
+        rows = [None if place is None else self._read(place) for place in places]
+        whole = [row for row in rows if row is not None]
+        return self._assemble(whole) if len(whole) == len(rows) else self._rounded(self.compute(queries))
 
     def _keep(self, queries: Sequence[str], prefix: Prefix) -> None:
         if self._folder is None:
@@ -115,18 +118,20 @@ class PrefixCache:
             if not tensors or self._bytes + size > self._max_bytes:
                 return
             self._bytes += size  # before it is written, so that two threads cannot share the last free bytes
-        names = sorted(tensors)
+        names = sorted({name.partition(".")[0] for name in tensors})
+        checksums = {name: str(checksum((tensors[f"{name}.kv"], tensors[f"{name}.state"]))) for name in names}
         file = self._folder / f"batch-{hashlib.sha256(''.join(names).encode()).hexdigest()[:16]}.safetensors"
-        self._write(file, tensors)
+        replaced = file.stat().st_size if file.exists() else 0  # a whole batch that failed its checksums
+        self._write(file, tensors, checksums)
         with self._lock:
-            self._bytes -= size
-            self._add(file, names)
+            self._bytes -= size + replaced
+            self._add(file, checksums)
 
     @staticmethod
-    def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    def _write(file: Path, tensors: dict[str, Tensor], checksums: dict[str, str]) -> None:
         partial = file.with_suffix(f".partial-{os.getpid()}-{threading.get_ident()}")
         try:
-            save_file(tensors, partial)
+            save_file(tensors, partial, metadata=checksums)
             partial.replace(file)
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
@@ -134,12 +139,9 @@ class PrefixCache:
                 f"{file} cannot be written ({error}); free some disk or lower prefix_gigabytes"
             ) from error
 
-    def _add(self, file: Path, names: Sequence[str]) -> None:
+    def _add(self, file: Path, checksums: Mapping[str, str]) -> None:
         self._bytes += file.stat().st_size
-        for name in names:
-            digest, _, part = name.partition(".")
-            if part == "kv":
-                self._index[digest] = _Kept(file, digest)
+        self._index.update((name, _Kept(file, name, value)) for name, value in checksums.items())
 
     def _read_folder(self) -> None:
         if self._folder is None:
@@ -150,14 +152,22 @@ class PrefixCache:
         for file in sorted(self._folder.glob("batch-*.safetensors")):
             try:
                 with safe_open(file, framework="pt") as opened:
-                    self._add(file, list(opened.keys()))
+                    self._add(file, opened.metadata() or {})
             except SafetensorError:
                 file.unlink()  # a cache of what can be computed again: a damaged file is dropped
 
-    @staticmethod
-    def _read(place: _Kept) -> tuple[Tensor, Tensor]:
-        with safe_open(place.file, framework="pt") as opened:
-            return opened.get_tensor(f"{place.name}.kv"), opened.get_tensor(f"{place.name}.state")
+    def _read(self, place: _Kept) -> tuple[Tensor, Tensor] | None:
+        """A kept row, or ``None`` (and it is forgotten) where the disk gave back something else than was written."""
+        try:
+            with safe_open(place.file, framework="pt") as opened:
+                row = opened.get_tensor(f"{place.name}.kv"), opened.get_tensor(f"{place.name}.state")
+        except (SafetensorError, OSError):
+            row = None
+        if row is not None and str(checksum(row)) == place.checksum:
+            return row
+        with self._lock:
+            self._index.pop(place.name, None)
+        return None
 
     def _rounded(self, prefix: Prefix) -> Prefix:
         """As keeping rounds it: the queries' own keys and values in bfloat16, what is shared as it is."""

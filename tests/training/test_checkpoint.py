@@ -66,6 +66,16 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, length: int) -> None:
         Checkpoints(tmp_path, "a").position()
 
 
+@pytest.mark.parametrize("place", [-1, 40])
+def test_a_flipped_bit_in_a_checkpoint_is_named(tmp_path: Path, place: int) -> None:
+    path = save(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors is damaged.*delete it"):
+        Checkpoints(tmp_path, "a").position()
+
+
 def test_a_write_that_was_cut_leaves_the_last_one(tmp_path: Path) -> None:
     save(tmp_path)
     (tmp_path / "checkpoint.partial").write_bytes(b"half")

@@ -102,6 +102,18 @@ def test_a_damaged_file_is_dropped(tmp_path: Path, damage: Callable[[bytes], byt
     assert file.exists()
 
 
+def test_a_flipped_bit_is_computed_anew(tmp_path: Path) -> None:
+    expected = continued(cache(tmp_path).get(SOME))
+    (file,) = tmp_path.rglob("batch-*")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 0x40
+    file.write_bytes(content)
+    again = cache(tmp_path)
+    torch.testing.assert_close(continued(again.get(SOME)), expected, atol=1e-5, rtol=1e-5)
+    assert again.size_bytes == on_disk(tmp_path)
+    torch.testing.assert_close(continued(cache(tmp_path).get(SOME)), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_another_policy_or_backbone_is_not_served(tmp_path: Path) -> None:
     cache(tmp_path).compute(SOME)
     assert not cache(tmp_path, system="Answer in French.").holds(SOME[0])
@@ -132,7 +144,7 @@ def test_leavings_of_a_killed_process_go_when_they_are_old(tmp_path: Path) -> No
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(tensors: object, path: Path) -> None:
+    def full(tensors: object, path: Path, metadata: object) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
