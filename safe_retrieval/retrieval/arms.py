@@ -6,9 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safe_retrieval.errors import InputError
 from safe_retrieval.types import Encoder
 
 if TYPE_CHECKING:
+    from safe_retrieval.encoder.paired import PairedEncoder
+    from safe_retrieval.encoder.policy import ResponsePolicy
     from safe_retrieval.encoder.response import ResponseEncoder
 
 
@@ -35,15 +38,23 @@ class ArmLoader:
         adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         offline: open no connection.
+        policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
     """
 
     def __init__(
-        self, document_encoder: str, *, adapter: str | Path | None, backbone: str | None, offline: bool
+        self,
+        document_encoder: str,
+        *,
+        adapter: str | Path | None,
+        backbone: str | None,
+        offline: bool,
+        policy: str | ResponsePolicy | None = None,
     ) -> None:
         self._document_encoder = document_encoder
         self._adapter = adapter
         self._backbone = backbone
         self._offline = offline
+        self._policy = policy
 
     def encoder(self, arm: Arm) -> Encoder | None:
         """The encoder of an arm; ``None`` for one without vectors.
@@ -63,9 +74,22 @@ class ArmLoader:
 
                 return BlendEncoder(self._response(), self._input())
             case Arm.HYDE:
-                from safe_retrieval.encoder.hyde import HydeEncoder
+                return self._hyde()
 
-                return HydeEncoder.load(self._backbone, document_encoder=self._document_encoder, offline=self._offline)
+    def paired(self, arm: Arm) -> PairedEncoder:
+        """The encoder of an arm with the documents through the document encoder, for hosts that embed both sides.
+
+        Raises:
+            InputError: the arm has no vectors.
+            EncoderMismatchError: the adapter was trained for another document encoder.
+            AdapterError, ModelError: the adapter or a model cannot be had.
+        """
+        from safe_retrieval.encoder.paired import PairedEncoder
+
+        query = self.encoder(arm)
+        if query is None:
+            raise InputError(f"expected an arm with vectors (input, output, blend, hyde), got {arm.value}")
+        return PairedEncoder(query, query if arm is Arm.INPUT else self._input())
 
     def refusal_encoder(self, arm: Arm) -> Encoder | None:
         """Who judges the queries of an arm whose own encoder has no verdict; ``None`` for the others."""
@@ -79,4 +103,15 @@ class ArmLoader:
     def _response(self) -> ResponseEncoder:
         from safe_retrieval.encoder.response import ResponseEncoder
 
-        return ResponseEncoder.load(self._adapter, backbone=self._backbone, offline=self._offline)
+        return ResponseEncoder.load(self._adapter, backbone=self._backbone, policy=self._policy, offline=self._offline)
+
+    def _hyde(self) -> Encoder:
+        from safe_retrieval.encoder.hyde import HydeEncoder
+        from safe_retrieval.encoder.policy import CAREFUL
+
+        return HydeEncoder.load(
+            self._backbone,
+            document_encoder=self._document_encoder,
+            policy=self._policy or CAREFUL,
+            offline=self._offline,
+        )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from safe_retrieval.retrieval.fusion import reciprocal_rank_fusion
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
 from safe_retrieval.retrieval.lexical import LexicalIndex
 from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, GateAction, Hit, QueryEncoding, Retrieval
+
+if TYPE_CHECKING:
+    from safe_retrieval.encoder.policy import ResponsePolicy
 
 __all__ = ["Arm", "DocumentIndex", "SafeRetriever"]
 
@@ -98,6 +101,7 @@ class SafeRetriever:
         threshold: float = DEFAULT_THRESHOLD,
         adapter: str | Path | None = None,
         backbone: str | None = None,
+        policy: str | ResponsePolicy | None = None,
         offline: bool = False,
     ) -> SafeRetriever:
         """Open an index folder and load what an arm needs to ask it.
@@ -109,10 +113,11 @@ class SafeRetriever:
             threshold: refusal probability from which the gate fires.
             adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
             backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
+            policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
             offline: open no connection.
 
         Raises:
-            InputError: no such arm or gate, or the threshold is outside [0, 1].
+            InputError: no such arm, gate or policy, or the threshold is outside [0, 1].
             IndexFolderError: the folder is no sound index, or the arm's encoder does not speak its space.
             AdapterError, ModelError: the adapter or a model cannot be had.
         """
@@ -121,7 +126,9 @@ class SafeRetriever:
         arm = _member(Arm, arm)
         refusal_gate = RefusalGate(_member(GateAction, gate), threshold)
         index = load_index(index_path)
-        loader = ArmLoader(index.manifest.encoder.name, adapter=adapter, backbone=backbone, offline=offline)
+        loader = ArmLoader(
+            index.manifest.encoder.name, adapter=adapter, backbone=backbone, offline=offline, policy=policy
+        )
         return cls(
             index,
             loader.encoder(arm),
