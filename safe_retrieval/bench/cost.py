@@ -128,7 +128,8 @@ def _heads(shape: AdapterShape) -> float:
     """Operations of the adapter's heads for one query."""
     from safe_retrieval.encoder.adapter import HeadShape
 
-    flops = 2.0 * shape.states * shape.hidden_size**2 + 2.0 * shape.hidden_size * shape.dimension
+    read = shape.states if shape.head is HeadShape.RIDGE else 1  # the others take the mean of the states first
+    flops = 2.0 * shape.states * shape.hidden_size**2 + 2.0 * read * shape.hidden_size * shape.dimension
     if shape.head is HeadShape.MLP:
         flops += 2.0 * shape.head_width * (shape.states * shape.hidden_size + shape.dimension)
     return flops

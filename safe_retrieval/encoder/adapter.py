@@ -28,6 +28,8 @@ class HeadShape(StrEnum):
     """One linear layer with bias, as in the paper."""
     MLP = "mlp"
     """The linear layer plus a hidden layer with a learned offset a token: order of the tokens can matter."""
+    RIDGE = "ridge"
+    """One linear layer over the states side by side, fitted in closed form once the tokens are trained."""
 
 
 class AdapterShape(BaseModel):
@@ -87,6 +89,9 @@ class ResponseAdapter(nn.Module):
         self.reconstruction = nn.Linear(size, size)
         nn.init.eye_(self.reconstruction.weight)  # p starts as the state itself
         nn.init.zeros_(self.reconstruction.bias)
+        if shape.head is HeadShape.RIDGE:
+            self.joined = nn.Linear(shape.states * size, dimension)
+            return
         self.alignment = nn.Linear(size, dimension)
         if shape.head is HeadShape.MLP:
             self.offsets = nn.Parameter(torch.zeros(shape.states, shape.head_width))
@@ -99,6 +104,8 @@ class ResponseAdapter(nn.Module):
 
     def align(self, projected: Tensor) -> Tensor:
         """e: (B, R, H) to (B, D), not normalised."""
+        if self.shape.head is HeadShape.RIDGE:
+            return self.joined(projected.flatten(1))  # type: ignore[no-any-return]
         vectors = self.alignment(projected.mean(1))
         if self.shape.head is HeadShape.MLP:
             hidden = torch.nn.functional.gelu(self.hidden(projected) + self.offsets)

@@ -95,7 +95,7 @@ class OptimiserSettings(_Settings):
     Attributes:
         epochs: passes over all queries in which tokens and heads are trained together.
         head_epochs: passes after that in which only the alignment head is trained, on states that no longer change;
-            they cost next to nothing.
+            they cost next to nothing. A ``ridge`` head is solved for instead.
         workers: threads that share a batch, one intra-op thread each; 1 leaves threading to torch.
         patience: stop a phase when held-out alignment has not improved for so many evaluations; ``None`` never stops.
     """

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training import losses
@@ -19,6 +20,7 @@ from safe_retrieval.training.config import AlignmentLoss, LossSettings, Optimise
 from safe_retrieval.training.evaluation import Evaluation, evaluate
 from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.parallel import GradientWorkers
+from safe_retrieval.training.ridge import fit_ridge
 
 if TYPE_CHECKING:
     from safe_retrieval.backbone.language_model import LanguageModel
@@ -100,18 +102,36 @@ def joint_phase(run: Run, start: int) -> None:
 def head_phase(run: Run, start: int) -> None:
     """Train the alignment head on states that stand still, from optimiser step ``start`` of this phase on.
 
-    Many epochs on constant inputs may end past the best one, so the adapter is left with the head of the epoch that was
-    best on the held-out queries. The reconstruction head stands still too: it is what makes an embedding readable, and
-    the alignment head reads what it gives.
+    A ``ridge`` head has a formula and takes one step. For the others, many epochs on constant inputs may end past the
+    best one, so the adapter is left with the head of the epoch that was best on the held-out queries. The
+    reconstruction head stands still too: it is what makes an embedding readable, and the alignment head reads what it
+    gives.
     """
     best = run.checkpoints.best
     if start == 0:
         best.discard()  # of an earlier run
+    if run.adapter.shape.head is HeadShape.RIDGE:
+        if start == 0:
+            _solve_head(run)
+        return
     total = _steps_an_epoch(run) * run.optimiser.head_epochs
     if start < total and not _patience(run, HEADS).is_over:
         _train_head(run, start)
     if best.position() is not None:
         best.restore(run.adapter, None)
+
+
+@torch.no_grad()
+def _solve_head(run: Run) -> None:
+    projected = _projected(run, run.training.queries, "States of the training queries").flatten(1)
+    fit = fit_ridge(projected, run.training.targets)
+    run.adapter.joined.weight.copy_(fit.weight)
+    run.adapter.joined.bias.copy_(fit.bias)
+    held_out = run.adapter.align(_projected(run, run.held_out.queries, "States of the held-out queries"))
+    position = Position(HEADS, 1)
+    run.log.write(position, penalty=fit.penalty, left_out_cosine=fit.cosine)
+    run.log.write(position, epoch=1, held_out=evaluate(held_out, run.held_out.targets)._asdict())
+    run.checkpoints.save(position, run.adapter)
 
 
 def _train_head(run: Run, start: int) -> None:

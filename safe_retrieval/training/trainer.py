@@ -3,7 +3,8 @@
 The backbone is frozen and the trained tokens come last, so each query's prefix is computed once
 (:mod:`safe_retrieval.training.prefix_cache`, filled while the responses are generated) and a step runs only the trained
 tokens behind it, with gradients. When the joint epochs are over the tokens stand still; their states are then constants
-too, and the alignment head, which holds most of what decides retrieval, trains on for many epochs at nearly no cost.
+too, and the alignment head, which holds most of what decides retrieval, is solved for in closed form or trains on for
+many epochs at nearly no cost.
 
 Everything drawn at random is drawn from the seed and the epoch, and the optimiser's state is in the checkpoint, so a
 run that was killed and resumed follows the loss curve of one that was not.
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from safe_retrieval.backbone.language_model import LanguageModel
-from safe_retrieval.encoder.adapter import AdapterShape, RefusalFeatures, RefusalHead, ResponseAdapter
+from safe_retrieval.encoder.adapter import AdapterShape, HeadShape, RefusalFeatures, RefusalHead, ResponseAdapter
 from safe_retrieval.encoder.persistence import (
     AdapterRecord,
     BackboneRecord,
@@ -98,7 +99,7 @@ def _optimise(run: Run) -> None:
         resumed = None
     else:
         run.checkpoints.restore(run.adapter, None)
-    if run.optimiser.head_epochs:
+    if run.optimiser.head_epochs or run.adapter.shape.head is HeadShape.RIDGE:
         head_phase(run, resumed.step if resumed else 0)
 
 

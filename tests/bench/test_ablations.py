@@ -33,7 +33,14 @@ def test_a_row_changes_what_it_says_and_nothing_else(tmp_path: Path) -> None:
     base = load_config(ablations.base)
     row = ablation_config(ablations, "linear-head", tmp_path)
     assert row.adapter.head is HeadShape.LINEAR
-    changed = row.model_copy(update={"adapter": base.adapter, "out": base.out, "responses_file": base.responses_file})
+    changed = row.model_copy(
+        update={
+            "adapter": base.adapter,
+            "optimiser": base.optimiser,
+            "out": base.out,
+            "responses_file": base.responses_file,
+        }
+    )
     assert changed == base
     assert ablation_config(ablations, "queries-all", tmp_path).queries.shares == {}
 

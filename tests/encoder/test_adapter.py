@@ -20,7 +20,10 @@ def test_heads_equal_their_formulas(head: HeadShape) -> None:
     weights = {name: tensor.detach().double().numpy() for name, tensor in adapter.state_dict().items()}
     states = np.random.default_rng(0).standard_normal((2, 4, 32))
     projected = states / weights["state_scale"] @ weights["reconstruction.weight"].T + weights["reconstruction.bias"]
-    expected = projected.mean(1) @ weights["alignment.weight"].T + weights["alignment.bias"]
+    if head is HeadShape.RIDGE:
+        expected = projected.reshape(2, -1) @ weights["joined.weight"].T + weights["joined.bias"]
+    else:
+        expected = projected.mean(1) @ weights["alignment.weight"].T + weights["alignment.bias"]
     if head is HeadShape.MLP:
         before = projected @ weights["hidden.weight"].T + weights["hidden.bias"] + weights["offsets"]
         gelu = before * 0.5 * (1 + np.vectorize(math.erf)(before / math.sqrt(2)))

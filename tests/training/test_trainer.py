@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from safe_retrieval.errors import ConfigError, DataError, TrainingError
 from safe_retrieval.training import losses, phases, responses, trainer
 from safe_retrieval.training.config import TrainingConfig, load_config
 from safe_retrieval.training.log import read_log
+from safe_retrieval.training.refusal import fit_refusal
 from safe_retrieval.training.teachers import load_teacher
 from safe_retrieval.training.trainer import train
 from tests.support.tiny_training import QUERIES, refuses, write_config
@@ -234,6 +236,27 @@ def test_linear_head_and_squared_error(configure: Callable[..., TrainingConfig])
     config = configure(adapter={"head": "linear", "read_prompt": False, "thought_tokens": 2}, loss={"alignment": "mse"})
     train(config, offline=True)
     assert load_adapter(config.out / "adapter").adapter.shape.tokens == 4
+
+
+def test_a_head_in_closed_form(configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure(adapter={"head": "ridge"})
+    monkeypatch.setattr(trainer, "fit_refusal", stops := Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, offline=True)  # cut after the head was solved for
+    monkeypatch.setattr(trainer, "fit_refusal", fit_refusal)
+    monkeypatch.setattr(phases, "fit_ridge", Mock(side_effect=AssertionError("solved twice")))
+    train(config, offline=True)
+    assert stops.called
+    record = load_adapter(config.out / "adapter").record
+    assert (record.training["last_phase"], record.training["last_step"]) == ("heads", 1)
+    joint, heads = (
+        [row["held_out"]["cosine"] for row in log_of(config) if row["phase"] == phase and "held_out" in row]
+        for phase in ("joint", "heads")
+    )
+    assert len(heads) == 1
+    assert record.training["held_out"]["cosine"] == heads[0] > 0.5 * max(joint)
+    (solved,) = [row for row in log_of(config) if "penalty" in row]
+    assert -1 <= solved["left_out_cosine"] <= 1
 
 
 def test_other_settings_in_the_same_folder_are_refused(
