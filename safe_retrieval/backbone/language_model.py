@@ -174,7 +174,7 @@ class LanguageModel:
     def shared_prefix(self, system_prompt: str) -> SharedPrefix:
         """Template and kept keys and values of a system prompt; computed on first use, then reused."""
         known = self._shared.get(system_prompt)
-        if known is None:
+        if known is None or known.key_values.keys[0].device != self.device:  # the model may have been moved since
             rendered = template.render(self.tokenizer, system_prompt)
             ids = torch.tensor([rendered.before], device=self.device)
             # Never in inference mode, whoever asks first: training saves these tensors for its backward pass.

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from safe_retrieval.encoder.input import unit_rows
+from safe_retrieval.encoder.weights import modules_of
 from safe_retrieval.errors import EncoderMismatchError, InputError
 from safe_retrieval.types import Encoder, FloatMatrix, FloatVector, QueryEncoding
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from safe_retrieval.encoder.response import ResponseEncoder
 
 
@@ -87,6 +90,11 @@ class BlendEncoder:
     def space(self) -> str:
         """The space that both encoders share."""
         return self._input.space
+
+    @property
+    def torch_modules(self) -> tuple[nn.Module, ...]:
+        """Those of both encoders, for a host that moves or shares them."""
+        return modules_of(self._response, self._input)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         """Encode queries: (n, D) unit vectors and (n,) refusal probabilities; arguments as everywhere."""

@@ -17,11 +17,14 @@ from safe_retrieval.encoder.policy import CAREFUL, ResponsePolicy, policy_from
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
 from safe_retrieval.encoder.verdict import is_refusal
+from safe_retrieval.encoder.weights import modules_of
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_BACKBONE, DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.types import Encoder, FloatMatrix, QueryEncoding
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from safe_retrieval.backbone.language_model import LanguageModel
 
 
@@ -94,6 +97,11 @@ class HydeEncoder:
     def name(self) -> str:
         """For people."""
         return f"HyDE-{self.samples} by {self.model.name} to {self.document_encoder.name}"
+
+    @property
+    def torch_modules(self) -> tuple[nn.Module, ...]:
+        """Backbone and document encoder, for a host that moves or shares them."""
+        return (self.model.model, *modules_of(self.document_encoder))
 
     @property
     def dimension(self) -> int:

@@ -26,6 +26,7 @@ from safe_retrieval.types import FloatMatrix, QueryEncoding
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from torch import nn
 
 # A token of any tokenizer in use covers fewer characters than this on average, code and tables included.
 _CHARACTERS_PER_TOKEN = 16
@@ -122,6 +123,11 @@ class InputEncoder:
     def transformer(self) -> Any:
         """The ``transformers`` model inside, for its sizes."""
         return self._model.transformers_model
+
+    @property
+    def torch_modules(self) -> tuple[nn.Module, ...]:
+        """The model, for a host that moves it or shares it between processes."""
+        return (self._model,)
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Positions that the model runs for each query, its prompt and special tokens included."""

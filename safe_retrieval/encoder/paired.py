@@ -8,9 +8,14 @@ object with two methods gets this pair.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from safe_retrieval.encoder.weights import modules_of
 from safe_retrieval.errors import EncoderMismatchError
 from safe_retrieval.types import Encoder, FloatMatrix, QueryEncoding
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class PairedEncoder:
@@ -46,6 +51,11 @@ class PairedEncoder:
     def space(self) -> str:
         """The space that both encoders share."""
         return self.document.space
+
+    @property
+    def torch_modules(self) -> tuple[nn.Module, ...]:
+        """Those of both encoders, for a host that moves or shares them."""
+        return modules_of(self.query, self.document)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         """Encode queries: (n, d) float32 unit vectors, and (n,) refusal probabilities where the query side has them."""

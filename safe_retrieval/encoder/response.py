@@ -26,7 +26,7 @@ from safe_retrieval.errors import BackboneMismatchError, ModelError
 from safe_retrieval.types import FloatMatrix, FloatVector, QueryEncoding
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from safe_retrieval.backbone.language_model import LanguageModel
 
@@ -121,6 +121,11 @@ class ResponseEncoder:
     def space(self) -> str:
         """The teacher's space: an index that the teacher built can be asked through this encoder."""
         return self.record.teacher.space
+
+    @property
+    def torch_modules(self) -> tuple[nn.Module, ...]:
+        """Backbone, heads and refusal head, for a host that moves or shares them; all of them, or none."""
+        return (self.model.model, self._adapter, self._refusal)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         """Encode queries in one forward pass each.

@@ -30,6 +30,18 @@ class Arm(StrEnum):
     """Most words in common; no vectors."""
 
 
+def arm_from(choice: Arm | str) -> Arm:
+    """An arm by name.
+
+    Raises:
+        InputError: there is none of that name; the message lists them.
+    """
+    try:
+        return Arm(choice)
+    except ValueError as error:
+        raise InputError(f"expected one of {', '.join(Arm)}, got {choice!r}") from error
+
+
 class ArmLoader:
     """Loads encoders by arm, all with the same settings.
 
