@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from safe_retrieval.encoder.policy import CAREFUL, ResponsePolicy, policy_from
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.types import Encoder
 
@@ -57,6 +58,7 @@ class LocalModels:
         document_encoder: name, hub id or folder.
         backbone: name, hub id or folder; ``None`` takes the adapter's, or the default.
         adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         offline: open no connection.
     """
 
@@ -66,11 +68,13 @@ class LocalModels:
         *,
         backbone: str | None = None,
         adapter: Path | None = None,
+        policy: str | ResponsePolicy | None = None,
         offline: bool = False,
     ) -> None:
         self._document_encoder = document_encoder
         self._backbone = backbone
         self._adapter_path = adapter
+        self._policy = None if policy is None else policy_from(policy)
         self._offline = offline
 
     @cached_property
@@ -86,7 +90,7 @@ class LocalModels:
         """See :class:`Models`."""
         from safe_retrieval.encoder.response import ResponseEncoder
 
-        encoder = ResponseEncoder(self._language_model, self._adapter)
+        encoder = ResponseEncoder(self._language_model, self._adapter, policy=self._policy)
         record = {
             "backbone": self._backbone_record(),
             "adapter": {"fingerprint": encoder.fingerprint, "teacher": encoder.record.teacher.name},
@@ -99,7 +103,7 @@ class LocalModels:
         """See :class:`Models`."""
         from safe_retrieval.encoder.hyde import HydeEncoder
 
-        encoder = HydeEncoder(self._language_model, self.document.encoder)
+        encoder = HydeEncoder(self._language_model, self.document.encoder, policy=self._policy or CAREFUL)
         generation = {
             "policy": {"name": encoder.policy.name, "sha256": encoder.policy.sha256},
             "samples": encoder.samples,

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from safe_retrieval.audit.models import LocalModels, RecordedEncoder
 from safe_retrieval.bench.arms import Arm, QuerySide
+from safe_retrieval.encoder.policy import CAREFUL
 
 
 class ArmModels(Protocol):
@@ -48,7 +49,13 @@ class BenchModels(LocalModels):
     def _generated(self, samples: int, *, include_query: bool) -> RecordedEncoder:
         from safe_retrieval.encoder.hyde import HydeEncoder
 
-        encoder = HydeEncoder(self._language_model, self.document.encoder, samples=samples, include_query=include_query)
+        encoder = HydeEncoder(
+            self._language_model,
+            self.document.encoder,
+            policy=self._policy or CAREFUL,
+            samples=samples,
+            include_query=include_query,
+        )
         generation = {
             "policy": {"name": encoder.policy.name, "sha256": encoder.policy.sha256},
             "samples": samples,

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from safe_retrieval._extras import require
 from safe_retrieval.bench.arms import Arm
 from safe_retrieval.bench.measure import Measured
+from safe_retrieval.bench.mteb_model import mteb_model
 from safe_retrieval.bench.retrieve import ArmEncoder
 from safe_retrieval.bench.tasks import Task
 from safe_retrieval.errors import DataError, DownloadError
 from safe_retrieval.metrics import Estimate
-from safe_retrieval.types import FloatMatrix
-
-
-class MtebEncoder:
-    """An arm as mteb asks for encoders.
-
-    Args:
-        arm: one with vectors.
-        encoder: its encodings.
-        meta: mteb's record of the model.
-    """
-
-    def __init__(self, arm: Arm, encoder: ArmEncoder, meta: Any) -> None:
-        self.mteb_model_meta = meta
-        self._arm, self._encoder = arm, encoder
-
-    def encode(
-        self, inputs: Iterable[Mapping[str, Sequence[str]]], *, prompt_type: Any = None, **_: Any
-    ) -> FloatMatrix:
-        """Encode batches of texts; (n, d) float32, unit norm."""
-        texts = [text for batch in inputs for text in batch["text"]]
-        if prompt_type is not None and str(getattr(prompt_type, "value", prompt_type)) == "document":
-            return self._encoder.documents(self._arm, texts)[0]
-        return self._encoder.queries(self._arm, texts).encoding.vectors
-
-    def similarity(self, first: Any, second: Any) -> Any:
-        """(n, m) cosines of unit vectors."""
-        import torch
-
-        return torch.as_tensor(np.asarray(first)) @ torch.as_tensor(np.asarray(second)).T
-
-    def similarity_pairwise(self, first: Any, second: Any) -> Any:
-        """(n,) cosines of unit vectors."""
-        import torch
-
-        return (torch.as_tensor(np.asarray(first)) * torch.as_tensor(np.asarray(second))).sum(-1)
 
 
 def measure_through_mteb(task: Task, arm: Arm, encoder: ArmEncoder) -> Measured:
@@ -73,7 +33,7 @@ def measure_through_mteb(task: Task, arm: Arm, encoder: ArmEncoder) -> Measured:
     missing = sorted(set(task.members) - set(offered))
     if missing:
         raise DataError(f"{task.source} has no {', '.join(missing)} here; install the mteb of constraints.txt")
-    model = MtebEncoder(arm, encoder, _meta(mteb, arm, encoder))
+    model = mteb_model(arm, encoder)
     scores: dict[str, float] = {}
     for name in task.members or offered:
         try:
@@ -88,10 +48,3 @@ def measure_through_mteb(task: Task, arm: Arm, encoder: ArmEncoder) -> Measured:
     figures: dict[str, Estimate | None] = {"main_score": Estimate(mean, mean, mean, len(scores))}
     figures |= {name: Estimate(value, value, value, 1) for name, value in scores.items()}
     return Measured(figures, {}, None, [])
-
-
-def _meta(mteb: Any, arm: Arm, encoder: ArmEncoder) -> Any:
-    """mteb keeps what it has by name and revision, so the revision is a hash of everything that decides the vectors."""
-    identity = json.dumps([arm.record(), encoder.models.query(arm).record], sort_keys=True)
-    revision = hashlib.sha256(identity.encode()).hexdigest()
-    return mteb.ModelMeta.create_empty(overwrites={"name": f"safe-retrieval/{arm.name}", "revision": revision})

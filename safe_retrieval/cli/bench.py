@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from safe_retrieval._extras import require
 from safe_retrieval.cli._common import err, out, print_json
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
@@ -166,3 +167,50 @@ def ablate(
     settings = BenchSettings(data, results, cache, f"ablation-{name}", limit, seed)
     for outcome in run_bench(ablations.tasks, ablations.arms, settings, models):
         err().print(_line(outcome), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("mteb")
+def run_mteb(
+    *,
+    model: Annotated[
+        str, typer.Option(help="An arm, a sentence encoder, or any model that mteb knows.", show_default=False)
+    ],
+    tasks: Annotated[str, typer.Option(help="Tasks of mteb, comma-separated; harm for ours.")] = "harm",
+    data: Annotated[
+        Path | None, typer.Option(envvar="SAFE_RETRIEVAL_DATA", help="The data folder of AdvBenchIRControlled.")
+    ] = None,
+    results: Annotated[Path | None, typer.Option("--out", help="Folder where mteb keeps its results.")] = None,
+    encoder: Annotated[str, typer.Option(help="Document encoder of our arms.")] = DEFAULT_DOCUMENT_ENCODER,
+    backbone: Annotated[
+        str | None, typer.Option(help="Language model of our arms.", show_default="the adapter's")
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; without it, the one that is shipped.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Response policy, by name or as a system prompt.", show_default="the adapter's")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all scores as JSON.")] = False,
+) -> None:
+    """Run tasks of mteb with any of its models, harmful retrieval among them (docs/mteb.md)."""
+    # By name, as a plug-in: the integration stands on this package, and the package imports nothing that does.
+    require("mteb", extra="mteb", purpose="safe-retrieval bench mteb")
+    host = require("mteb_safe_retrieval", extra="mteb", purpose="safe-retrieval bench mteb")
+    found = host.run_mteb(
+        model,
+        names(tasks, {"harm": ("SafeRetrievalProbes",)}),
+        data=data,
+        out=results,
+        document_encoder=encoder,
+        adapter=adapter,
+        backbone=backbone,
+        policy=policy,
+        offline=offline,
+    )
+    scores = []
+    for each in found:
+        scores.append(each._asdict())
+        err().print(
+            f"{each.task:28} {each.model:28} {each.main_score:.4f}", markup=False, highlight=False, soft_wrap=True
+        )
+    if as_json:
+        print_json(scores)

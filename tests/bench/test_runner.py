@@ -191,11 +191,14 @@ def test_spearman_shares_ranks_between_equals() -> None:
 
 
 class FakeMteb:
-    """The three names of mteb that are used."""
+    """The names of mteb that are used."""
 
     def __init__(self, *, reachable: bool = True) -> None:
-        self.ModelMeta = SimpleNamespace(create_empty=lambda overwrites: overwrites)
+        self.models = SimpleNamespace(ModelMeta=lambda **fields: fields)
         self._reachable = reachable
+
+    def get_model_meta(self, name: str, *, fetch_from_hf: bool) -> Any:
+        raise KeyError(name)
 
     def get_benchmark(self, name: str) -> Any:
         metadata = [SimpleNamespace(name=name) for name in (*tasks.MTEB_LITE, "Another")]
