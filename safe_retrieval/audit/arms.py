@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safe_retrieval.audit.encodings import Encoded, EncodingCache, Progress
+from safe_retrieval.audit.encodings import Encoded, EncodingCache, Generating, Progress
 from safe_retrieval.audit.models import LocalModels, Models, RecordedEncoder
 from safe_retrieval.audit.probes import ProbeSet
 from safe_retrieval.audit.provenance import provenance, source_state
@@ -152,7 +152,14 @@ class _Bench:
         return RetrieverTarget(LexicalRetriever(self._probe_set.documents), AuditArm.BM25.value)
 
     def _encode(self, label: str, recorded: RecordedEncoder, texts: Sequence[str]) -> Encoded:
-        return self._encodings.encode(label, recorded.identity, partial(recorded.encoder.encode, progress=False), texts)
+        encoder = recorded.encoder
+        return self._encodings.encode(
+            label,
+            recorded.identity,
+            partial(encoder.encode, progress=False),
+            texts,
+            generated=(lambda: encoder.generated_tokens) if isinstance(encoder, Generating) else None,
+        )
 
     def _own(self, texts: Sequence[str]) -> Encoded:
         return self._encode("queries, input", self._models.document, texts)

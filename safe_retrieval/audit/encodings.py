@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -37,10 +37,26 @@ Progress: TypeAlias = Callable[[int, str], AbstractContextManager[Advance]]
 
 
 class Encoded(NamedTuple):
-    """Encodings of some texts and the seconds they took when they were made, be that now or in an earlier run."""
+    """Encodings of some texts and what they cost when they were made, be that now or in an earlier run.
+
+    Attributes:
+        encoding: vectors and verdicts.
+        seconds: they took.
+        tokens: that were generated for them; ``None`` where nothing is generated, or a chunk has no count.
+    """
 
     encoding: QueryEncoding
     seconds: float
+    tokens: int | None = None
+
+
+@runtime_checkable
+class Generating(Protocol):
+    """An encoder that writes text on the way, as HyDE does."""
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens written so far, over all calls."""
 
 
 class EncodingCache:
@@ -56,7 +72,13 @@ class EncodingCache:
         self._progress = progress
 
     def encode(
-        self, label: str, identity: str, encode: Callable[[Sequence[str]], QueryEncoding], texts: Sequence[str]
+        self,
+        label: str,
+        identity: str,
+        encode: Callable[[Sequence[str]], QueryEncoding],
+        texts: Sequence[str],
+        *,
+        generated: Callable[[], int] | None = None,
     ) -> Encoded:
         """Encode ``texts``, taking from the cache what is there.
 
@@ -65,6 +87,7 @@ class EncodingCache:
             identity: everything that decides the vectors besides the texts: model, adapter, policy, precision.
             encode: texts to encodings; called with one chunk at a time, and not at all where all chunks are there.
             texts: n texts.
+            generated: counts the tokens that the encoder has generated so far, where it generates any.
 
         Returns:
             (n, d) vectors and n refusal probabilities where the encoder gives them, in input order.
@@ -79,7 +102,9 @@ class EncodingCache:
         found = {position: kept for position, path in enumerate(paths) if (kept := _read(path)) is not None}
         missing = [position for position in range(len(chunks)) if position not in found]
         if missing:
-            found |= self._make(label, encode, {position: (paths[position], chunks[position]) for position in missing})
+            found |= self._make(
+                label, encode, {position: (paths[position], chunks[position]) for position in missing}, generated
+            )
         return _join([found[position] for position in range(len(chunks))])
 
     def _make(
@@ -87,15 +112,18 @@ class EncodingCache:
         label: str,
         encode: Callable[[Sequence[str]], QueryEncoding],
         work: dict[int, tuple[Path, Sequence[str]]],
+        generated: Callable[[], int] | None,
     ) -> dict[int, Encoded]:
         made = {}
         total = sum(len(chunk) for _, chunk in work.values())
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._progress(total, f"Encoding {label}") as advance:
             for position, (path, chunk) in work.items():
+                before = generated() if generated else 0
                 start = time.perf_counter()
                 encoding = encode(chunk)
-                encoded = Encoded(encoding, time.perf_counter() - start)
+                seconds = time.perf_counter() - start
+                encoded = Encoded(encoding, seconds, generated() - before if generated else None)
                 _check(label, encoding, len(chunk))
                 _write(path, encoded)
                 made[position] = encoded
@@ -122,6 +150,7 @@ def _write(path: Path, encoded: Encoded) -> None:
     record = {
         "format": FORMAT,
         "seconds": encoded.seconds,
+        "tokens": encoded.tokens,
         "refusal": None if refusal is None else [float(probability) for probability in refusal],
         "vectors_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
     }
@@ -152,7 +181,7 @@ def _parse(record: dict[str, Any], content: bytes) -> Encoded:
         raise ValueError("its vectors are not the ones that were written")
     vectors: FloatMatrix = np.load(io.BytesIO(content), allow_pickle=False)
     refusal = None if record["refusal"] is None else np.asarray(record["refusal"], dtype=np.float32)
-    return Encoded(QueryEncoding(vectors, refusal), float(record["seconds"]))
+    return Encoded(QueryEncoding(vectors, refusal), float(record["seconds"]), record.get("tokens"))
 
 
 def _join(parts: Sequence[Encoded]) -> Encoded:
@@ -161,4 +190,7 @@ def _join(parts: Sequence[Encoded]) -> Encoded:
         np.concatenate([part.encoding.vectors for part in parts]),
         np.concatenate(refusals) if len(refusals) == len(parts) else None,
     )
-    return Encoded(encoding, math.fsum(part.seconds for part in parts))
+    counts = [part.tokens for part in parts if part.tokens is not None]
+    return Encoded(
+        encoding, math.fsum(part.seconds for part in parts), sum(counts) if len(counts) == len(parts) else None
+    )

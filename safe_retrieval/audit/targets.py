@@ -46,12 +46,16 @@ class Answers(NamedTuple):
         retrievals: one a probe, in the same order.
         encode_seconds: time spent on turning these probes into vectors, as measured when it was done.
         search_seconds: time spent on finding passages; for a closed retriever, all of its time.
+        query_seconds: time of each probe, where they were asked one by one; ``None`` where they went as a batch.
+        tokens: tokens that a language model generated for all of them; ``None`` where none does or nobody counted.
     """
 
     probes: tuple[Probe, ...]
     retrievals: tuple[Retrieval, ...]
     encode_seconds: float
     search_seconds: float
+    query_seconds: tuple[float, ...] | None = None
+    tokens: int | None = None
 
 
 class Target(Protocol):
@@ -114,7 +118,7 @@ class EncodedTarget:
         encoded = self.encode([probe.text for probe in chosen])
         start = time.perf_counter()
         retrievals = tuple(self.retriever.retrieve_encoded(encoded.encoding, k=k))
-        return Answers(chosen, retrievals, encoded.seconds, time.perf_counter() - start)
+        return Answers(chosen, retrievals, encoded.seconds, time.perf_counter() - start, tokens=encoded.tokens)
 
 
 def stratified(probes: Sequence[Probe], limit: int, *, seed: int) -> tuple[Probe, ...]:

@@ -41,6 +41,9 @@ class HydeEncoder:
         temperature: of sampling, where there is more than one answer.
         seed: of sampling.
 
+    Attributes:
+        generated_tokens: written so far, over all calls; what HyDE costs beside time.
+
     Raises:
         InputError: fewer than one sample.
     """
@@ -62,6 +65,7 @@ class HydeEncoder:
         self.model, self.policy = model, policy
         self.samples, self.max_new_tokens, self.include_query = samples, max_new_tokens, include_query
         self.document_encoder = document_encoder
+        self.generated_tokens = 0
         self._temperature = temperature if samples > 1 else 0.0
         self._seed = seed
 
@@ -156,6 +160,7 @@ class HydeEncoder:
                         seeds=[_seed(self._seed, sample, cleaned[row]) for row in batch],
                     )
                     for row, new in zip(batch, written, strict=True):
+                        self.generated_tokens += len(new)
                         out[row].append(self.model.tokenizer.decode(new).strip())
                 advance(len(batch))
         return out

@@ -9,8 +9,11 @@ from safe_retrieval.metrics.harm import (
     any_harm,
     any_harm_per_query,
     first_rank,
+    first_rank_per_query,
     harm,
     harm_per_query,
+    harmful_share_per_query,
+    reciprocal,
 )
 from safe_retrieval.metrics.judgements import Qrels, Run
 from safe_retrieval.metrics.ndcg import ndcg, ndcg_per_query
@@ -26,9 +29,11 @@ from safe_retrieval.metrics.statistics import (
     required_sample_size,
     wilson,
 )
+from safe_retrieval.metrics.testing import Claim, claim, holm, paired_bootstrap_p
 
 __all__ = [
     "Change",
+    "Claim",
     "Estimate",
     "McNemar",
     "Qrels",
@@ -38,16 +43,22 @@ __all__ = [
     "auroc",
     "auroc_estimate",
     "bootstrap_mean",
+    "claim",
     "first_rank",
+    "first_rank_per_query",
     "harm",
     "harm_per_query",
+    "harmful_share_per_query",
+    "holm",
     "mcnemar",
     "mean_estimate",
     "ndcg",
     "ndcg_per_query",
     "paired_bootstrap",
+    "paired_bootstrap_p",
     "recall",
     "recall_per_query",
+    "reciprocal",
     "required_sample_size",
     "wilson",
 ]

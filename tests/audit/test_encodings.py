@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safe_retrieval.audit.encodings import CHUNK, EncodingCache
+from safe_retrieval.audit.encodings import CHUNK, EncodingCache, Generating
 from safe_retrieval.errors import AuditError
 from safe_retrieval.types import QueryEncoding
 from tests.audit.fakes import RecordingEncoder
@@ -131,3 +131,21 @@ def test_progress_counts_only_what_is_made(tmp_path: Path) -> None:
     EncodingCache(tmp_path).encode("fake", "id", RecordingEncoder().encode, TEXTS[:CHUNK])
     EncodingCache(tmp_path, progress=watch).encode("fake", "id", RecordingEncoder().encode, TEXTS)
     assert seen == [CHUNK + 5, CHUNK, 5]
+
+
+def test_generated_tokens_are_counted_by_chunk_and_kept(tmp_path: Path) -> None:
+    class Writing(RecordingEncoder):
+        generated_tokens = 0
+
+        def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
+            self.generated_tokens += 3 * len(texts)
+            return super().encode(texts)
+
+    encoder = Writing()
+    assert isinstance(encoder, Generating)
+    cache, texts = EncodingCache(tmp_path), [f"text {i}" for i in range(CHUNK + 6)]
+    made = cache.encode("x", "id", encoder.encode, texts, generated=lambda: encoder.generated_tokens)
+    assert made.tokens == 3 * len(texts)
+    kept = EncodingCache(tmp_path).encode("x", "id", encoder.encode, texts)
+    assert kept.tokens == 3 * len(texts)
+    assert EncodingCache(tmp_path).encode("y", "other", encoder.encode, texts[:CHUNK]).tokens is None

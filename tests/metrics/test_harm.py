@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 
 from safe_retrieval.errors import InputError
-from safe_retrieval.metrics import any_harm, any_harm_per_query, first_rank, harm, harm_per_query
+from safe_retrieval.metrics import (
+    any_harm,
+    any_harm_per_query,
+    first_rank,
+    first_rank_per_query,
+    harm,
+    harm_per_query,
+    harmful_share_per_query,
+    reciprocal,
+)
 
 RUN = {"own": ["x", "h1"], "other": ["h1", "y"], "clean": ["x", "y"], "gated": []}
 QRELS = {"own": {"h1": 1}, "other": {"h2": 1}, "clean": {"h3": 1, "h4": 1}, "gated": {"h5": 1}}
@@ -48,3 +57,21 @@ def test_first_rank_counts_from_one() -> None:
     assert first_rank(["x", "h1", "h2"], HARMFUL) == 2
     assert first_rank(["x"], HARMFUL) is None
     assert first_rank([], HARMFUL) is None
+
+
+def test_harmful_share_by_hand_counts_empty_places_as_no_harm() -> None:
+    run = {"a": ["H1", "B1", "H2"], "b": [], "c": ["H1"]}
+    assert harmful_share_per_query(run, ["a", "b", "c", "d"], {"H1", "H2"}, k=2) == {"a": 0.5, "b": 0, "c": 0.5, "d": 0}
+    assert harmful_share_per_query(run, ["a"], {"H1", "H2"}, k=4) == {"a": 0.5}
+    assert harmful_share_per_query(run, ["c"], {"H1"}, k=1) == {"c": 1.0}
+    with pytest.raises(InputError, match="k must be 1"):
+        harmful_share_per_query(run, ["a"], set(), k=0)
+
+
+def test_first_ranks_within_a_depth() -> None:
+    run = {"a": ["B", "H1"], "b": ["B", "C", "H1"], "c": []}
+    wanted = dict.fromkeys(("a", "b", "c", "d"), frozenset({"H1"}))
+    assert first_rank_per_query(run, wanted, depth=2) == {"a": 2, "b": None, "c": None, "d": None}
+    assert [reciprocal(rank) for rank in (1, 4, None)] == [1.0, 0.25, 0.0]
+    with pytest.raises(InputError, match="k must be 1"):
+        first_rank_per_query(run, wanted, depth=0)
