@@ -24,8 +24,8 @@ from safe_retrieval.index.filters import Condition, Where, as_filter, to_sql
 from safe_retrieval.index.manifest import IndexManifest
 from safe_retrieval.index.publish import locked
 from safe_retrieval.index.segments import Block, Snapshot
-from safe_retrieval.index.vectors import Ranking, check_ids, check_k, check_vectors
-from safe_retrieval.types import Document, Encoder, FloatMatrix, Hit
+from safe_retrieval.index.vectors import Ranking, check_ids, check_k, check_vectors, one_row
+from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, Hit
 
 LOCK_SECONDS = 10.0
 """How long a change waits for another process that writes the index."""
@@ -158,6 +158,29 @@ class SearchableIndex:
             rows = most_diverse(scores, snapshot.vectors_at(positions), k, balance)
             chosen.append(Ranking(positions[rows], scores[rows]))
         return snapshot.hits(chosen)
+
+    def search_by_vector(self, vector: FloatVector, k: int = 10, *, where: Where = None) -> list[Hit]:
+        """The nearest documents to one vector, such as another document's; otherwise as :meth:`search`.
+
+        Args:
+            vector: (dimension,) float32, unit norm, in the index's space.
+            k: most hits.
+            where: as in :meth:`search`.
+
+        Raises:
+            InputError: as in :meth:`search`, or the vector is not one-dimensional.
+        """
+        (hits,) = self.search(one_row(vector), k, where=where)
+        return hits
+
+    def ids(self, *, where: Where = None) -> list[str]:
+        """The ids of all documents that fulfil a condition on metadata, by position; of all there are without one.
+
+        Raises:
+            InputError: a faulty filter.
+        """
+        snapshot = self._snapshot
+        return snapshot.ids_at(snapshot.matching(_condition(where)))
 
     def get(self, ids: Sequence[str]) -> dict[str, Document]:
         """The documents of those ids that are there; ids that are not are left out."""

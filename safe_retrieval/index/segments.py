@@ -122,6 +122,11 @@ class Segment:
         """All positions inside the segment that score at least ``least``; deleted ones are not found."""
         return self.vectors.above(query, least, within=self._selected(condition))
 
+    def matching(self, condition: Condition | None) -> NDArray[np.int64]:
+        """(m,) positions inside the segment, rising, that are not deleted and fulfil the condition."""
+        selected = self._selected(condition)
+        return np.arange(self.record.count) if selected is None else np.flatnonzero(selected.mask)
+
     def _selected(self, condition: Condition | None) -> Selection | None:
         """What may be found: everything that is not deleted and fulfils the condition."""
         if condition is None:
@@ -299,6 +304,13 @@ class Snapshot:
             return Ranking(np.empty(0, np.int64), np.empty(0, np.float32))
         moved = [ranking.positions + start for ranking, start in zip(rankings, self._starts[:-1], strict=True)]
         return ordered(np.concatenate(moved), np.concatenate([ranking.scores for ranking in rankings]), k)
+
+    def matching(self, condition: Condition | None) -> NDArray[np.int64]:
+        """(m,) positions, rising, that are not deleted and fulfil a condition."""
+        parts = [
+            segment.matching(condition) + start for segment, start in zip(self.segments, self._starts[:-1], strict=True)
+        ]
+        return np.concatenate([np.empty(0, np.int64), *parts])
 
     def hits(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:
         """Rankings with ids in place of positions."""

@@ -86,6 +86,18 @@ def _refuse(faulty: NDArray[np.bool_], message: str) -> None:
         raise InputError(message.format(row=rows[0]))
 
 
+def one_row(vector: NDArray[Any]) -> NDArray[Any]:
+    """A vector (d,) as the only row of a matrix (1, d); its type and values are not checked here.
+
+    Raises:
+        InputError: it is no array of one dimension.
+    """
+    if not isinstance(vector, np.ndarray) or vector.ndim != 1:
+        found = f"shape {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+        raise InputError(f"expected one vector as a NumPy array of shape (d,), got {found}")
+    return vector[None]
+
+
 def check_k(k: int) -> int:
     """Refuse a number of hits below 1.
 

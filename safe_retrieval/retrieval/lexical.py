@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,13 @@ class LexicalIndex:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int = 10, *, within: Container[str] | None = None) -> list[list[Hit]]:
         """The documents that share words with each query.
 
         Args:
             queries: q texts; one without a word that the corpus has gets no hits.
             k: most hits for a query.
+            within: ids that alone may be hits, such as those that a filter allows; word counts are the corpus's still.
 
         Returns:
             One list for each query: at most ``k`` hits by falling BM25 score, ties by document position. A document
@@ -62,16 +64,17 @@ class LexicalIndex:
             InputError: a query is not a string, or ``k`` is below 1.
         """
         check_k(k)
-        return [self._best(words, k) for words in _words(clean_texts(queries))]
+        return [self._best(words, k, within) for words in _words(clean_texts(queries))]
 
-    def _best(self, words: list[str], k: int) -> list[Hit]:
+    def _best(self, words: list[str], k: int, within: Container[str] | None) -> list[Hit]:
         known = [word for word in words if word in self._known]
         if not known:
             return []
         scores = self._bm25.get_scores(known)  # (n,) float32
         matching = np.flatnonzero(scores > 0)
-        best = matching[np.lexsort((matching, -scores[matching]))][:k]
-        return [Hit(self._ids[position], float(scores[position])) for position in best]
+        best = matching[np.lexsort((matching, -scores[matching]))]
+        allowed = (position for position in best if within is None or self._ids[position] in within)
+        return [Hit(self._ids[position], float(scores[position])) for position in islice(allowed, k)]
 
 
 def _words(texts: list[str]) -> list[list[str]]:

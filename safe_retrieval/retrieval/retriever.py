@@ -9,16 +9,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from safe_retrieval.encoder.texts import clean_texts
 from safe_retrieval.errors import InputError
-from safe_retrieval.index.vectors import check_k
+from safe_retrieval.index.filters import Where
+from safe_retrieval.index.vectors import check_k, one_row
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
 from safe_retrieval.retrieval.fusion import reciprocal_rank_fusion
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
@@ -28,7 +29,7 @@ from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, Ga
 if TYPE_CHECKING:
     from safe_retrieval.encoder.policy import ResponsePolicy
 
-__all__ = ["Arm", "DocumentIndex", "SafeRetriever"]
+__all__ = ["Arm", "DocumentIndex", "FilteringIndex", "SafeRetriever"]
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
@@ -50,6 +51,25 @@ class DocumentIndex(Protocol):
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Raise ``EncoderMismatchError`` unless the encoder speaks the index's space."""
+
+
+@runtime_checkable
+class FilteringIndex(DocumentIndex, Protocol):
+    """What a retriever asks besides for filters, range search and diversity; index folders have it."""
+
+    def search(self, vectors: FloatMatrix, k: int = 10, *, where: Where = None) -> list[list[Hit]]:
+        """As of any index, among the documents that fulfil a filter."""
+
+    def search_range(self, vectors: FloatMatrix, min_score: float, *, where: Where = None) -> list[list[Hit]]:
+        """All hits with a cosine of at least ``min_score``, in the same order."""
+
+    def search_diverse(
+        self, vectors: FloatMatrix, k: int = 10, *, candidates: int = 50, balance: float = 0.5, where: Where = None
+    ) -> list[list[Hit]]:
+        """Hits that are near the query and far from one another, in the order of choice."""
+
+    def ids(self, *, where: Where = None) -> list[str]:
+        """The ids of the documents that fulfil a filter, by position."""
 
 
 class SafeRetriever:
@@ -143,25 +163,96 @@ class SafeRetriever:
         """A name for people."""
         return self._name
 
-    def retrieve(self, queries: Sequence[str], *, k: int = 10) -> list[Retrieval]:
+    def retrieve(self, queries: Sequence[str], *, k: int = 10, where: Where = None) -> list[Retrieval]:
         """Search for each query.
 
         Args:
             queries: q texts.
             k: most hits for a query.
+            where: what the metadata of a hit must fulfil (:mod:`safe_retrieval.index.filters`); k hits come back
+                whenever k documents match.
 
         Returns:
             One :class:`~safe_retrieval.types.Retrieval` for each query, in input order: hits best first, ties by
             document position, and the refusal probability where the encoder or the gate's encoder gives one.
 
         Raises:
-            InputError: a query is not a string, ``k`` is below 1, or the gate has no verdict to go by.
+            InputError: a query is not a string, ``k`` is below 1, the filter is faulty, or the gate has no verdict to
+                go by.
         """
         check_k(k)
         texts = clean_texts(queries)
         if not texts:
             return []
-        return self.retrieve_encoded(self.encode(texts), k=k, queries=texts)
+        return self.retrieve_encoded(self.encode(texts), k=k, queries=texts, where=where)
+
+    def retrieve_range(self, queries: Sequence[str], min_score: float, *, where: Where = None) -> list[Retrieval]:
+        """All documents that are near enough to each query.
+
+        Args:
+            queries: q texts.
+            min_score: smallest cosine, itself included.
+            where: as in :meth:`retrieve`.
+
+        Returns:
+            As :meth:`retrieve`, but as many hits as there are.
+
+        Raises:
+            InputError: as in :meth:`retrieve`; ``min_score`` is no finite number; or this retriever looks at words,
+                whose scores are no cosines.
+        """
+        return self._by_vectors(queries, lambda vectors: self._filtering.search_range(vectors, min_score, where=where))
+
+    def retrieve_diverse(
+        self, queries: Sequence[str], *, k: int = 10, candidates: int = 50, balance: float = 0.5, where: Where = None
+    ) -> list[Retrieval]:
+        """Near documents that are not all alike: maximal marginal relevance (Carbonell and Goldstein, 1998).
+
+        Args:
+            queries: q texts.
+            k: most hits for a query.
+            candidates: how many of the nearest documents the hits are chosen from; at least k are.
+            balance: 1 asks for the nearest documents alone, 0 for those farthest from one another.
+            where: as in :meth:`retrieve`.
+
+        Returns:
+            As :meth:`retrieve`, with hits in the order of choice, so scores (cosine to the query) need not fall.
+
+        Raises:
+            InputError: as in :meth:`retrieve`; ``balance`` is outside [0, 1]; or this retriever looks at words.
+        """
+
+        def search(vectors: FloatMatrix) -> list[list[Hit]]:
+            return self._filtering.search_diverse(vectors, k, candidates=candidates, balance=balance, where=where)
+
+        return self._by_vectors(queries, search)
+
+    def search_by_vector(self, vector: FloatVector, *, k: int = 10, where: Where = None) -> Retrieval:
+        """The nearest documents to a vector, such as another document's.
+
+        Args:
+            vector: (d,) float32, unit norm, in the index's space.
+            k: most hits.
+            where: as in :meth:`retrieve`.
+
+        Raises:
+            InputError: the vector is not that, ``k`` is below 1, or there is a gate: a vector has no refusal
+                probability, so the gate would have nothing to go by.
+        """
+        (hits,) = self._nearest(one_row(vector), k, where)
+        return self._gate.apply(hits, None)
+
+    def _by_vectors(self, queries: Sequence[str], search: Callable[[FloatMatrix], list[list[Hit]]]) -> list[Retrieval]:
+        if self._lexical is not None or self._encoder is None:
+            raise InputError(
+                f"{self.name} looks at words, whose scores are no cosines; take an arm of vectors alone (input, "
+                "output, blend, hyde)"
+            )
+        texts = clean_texts(queries)
+        if not texts:
+            return []
+        encoding = self.encode(texts)
+        return self._gated(search(encoding.vectors), encoding)
 
     def encode(self, queries: Sequence[str]) -> QueryEncoding:
         """What :meth:`retrieve_encoded` takes: vectors, and the refusal probabilities that the gate needs.
@@ -177,7 +268,12 @@ class SafeRetriever:
         return encoding
 
     def retrieve_encoded(
-        self, encoding: QueryEncoding, *, k: int = 10, queries: Sequence[str] | None = None
+        self,
+        encoding: QueryEncoding,
+        *,
+        k: int = 10,
+        queries: Sequence[str] | None = None,
+        where: Where = None,
     ) -> list[Retrieval]:
         """Search with vectors that are there already, so that several retrievers can share one forward pass.
 
@@ -185,12 +281,15 @@ class SafeRetriever:
             encoding: vectors (q, d) of this retriever's encoder, and refusal probabilities (q,) if there are any.
             k: most hits for a query.
             queries: the q texts; needed where there is a lexical index.
+            where: as in :meth:`retrieve`.
 
         Raises:
             InputError: the parts do not fit together, texts are missing that are needed, or the gate has no verdict
                 to go by.
         """
-        rankings = self._rankings(encoding, k, queries)
+        return self._gated(self._rankings(encoding, k, queries, where), encoding)
+
+    def _gated(self, rankings: Sequence[list[Hit]], encoding: QueryEncoding) -> list[Retrieval]:
         refusals: Sequence[float | None] = [None] * len(rankings)
         if encoding.refusal is not None:
             refusals = _as_floats(encoding.refusal, len(rankings))
@@ -200,16 +299,32 @@ class SafeRetriever:
         """The documents of a retrieval's hits, in their order."""
         return self.index.get_documents([hit.id for hit in retrieval.hits])
 
-    def _rankings(self, encoding: QueryEncoding, k: int, queries: Sequence[str] | None) -> list[list[Hit]]:
+    def _rankings(
+        self, encoding: QueryEncoding, k: int, queries: Sequence[str] | None, where: Where
+    ) -> list[list[Hit]]:
         if self._lexical is None:
-            return self.index.search(encoding.vectors, k)
+            return self._nearest(encoding.vectors, k, where)
         if queries is None or len(queries) != len(encoding.vectors):
             raise InputError(f"{self.name} searches by words: give the {len(encoding.vectors)} queries as texts too")
+        within = None if where is None else set(self._filtering.ids(where=where))
         if self._encoder is None:
-            return self._lexical.search(queries, k)
+            return self._lexical.search(queries, k, within=within)
         depth = max(check_k(k), FUSION_DEPTH)
-        dense, lexical = self.index.search(encoding.vectors, depth), self._lexical.search(queries, depth)
+        dense = self._nearest(encoding.vectors, depth, where)
+        lexical = self._lexical.search(queries, depth, within=within)
         return [reciprocal_rank_fusion(pair, k=k) for pair in zip(dense, lexical, strict=True)]
+
+    def _nearest(self, vectors: FloatMatrix, k: int, where: Where) -> list[list[Hit]]:
+        return self.index.search(vectors, k) if where is None else self._filtering.search(vectors, k, where=where)
+
+    @property
+    def _filtering(self) -> FilteringIndex:
+        if not isinstance(self.index, FilteringIndex):
+            raise InputError(
+                f"{type(self.index).__name__} has no filters, range search or diversity; open an index folder with "
+                "load_index, which has them"
+            )
+        return self.index
 
 
 def _as_floats(refusal: FloatVector, count: int) -> list[float]:

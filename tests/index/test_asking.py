@@ -78,6 +78,9 @@ def test_k_hits_come_back_whenever_k_match(
     index, documents = changed
     for k in (1, 5, 200):
         assert index.search(QUERIES, k, where=where) == expected(documents, where, k)
+    found = as_filter(where)
+    assert found is not None
+    assert index.ids(where=where) == [d.id for d in documents if matches(found, d.metadata)]
     near = [[hit for hit in hits if hit.score >= 0.3] for hits in expected(documents, where, 200)]
     assert index.search_range(QUERIES, 0.3, where=where) == near
     for hits, nearest in zip(index.search_diverse(QUERIES, 4, where=where), expected(documents, where, 4), strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from safe_retrieval.audit.corpus import CorpusIndex
 from safe_retrieval.errors import EncoderMismatchError, InputError
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.folder import SearchableIndex, load_index
@@ -173,3 +174,56 @@ def test_open_loads_what_the_arm_needs(
     retrievals = retriever.retrieve(QUERIES, k=3)
     assert [r.flagged for r in retrievals] == [False, gate is not GateAction.ALLOW]
     assert [bool(r.hits) for r in retrievals] == [True, gate is not GateAction.EMPTY]
+
+
+EVEN = {"number": {"$in": list(range(0, 20, 2))}}
+
+
+def test_filters_reach_every_arm(index: SearchableIndex) -> None:
+    encoder, lexical = HashEncoder(), LexicalIndex(index.documents())
+    even = {f"d{number}" for number in range(0, 20, 2)}
+    for retriever in (
+        SafeRetriever(index, encoder),
+        SafeRetriever(index, None, lexical=lexical),
+        SafeRetriever(index, encoder, lexical=lexical),
+    ):
+        (retrieval,) = retriever.retrieve(["beside the river"], k=10, where=EVEN)
+        assert {hit.id for hit in retrieval.hits} == even
+        assert retriever.retrieve(["beside the river"], where={"number": -1})[0].hits == ()
+    (free,) = lexical.search(["beside the river"], 20)
+    assert lexical.search(["beside the river"], 3, within=even) == [[hit for hit in free if hit.id in even][:3]]
+
+
+def test_range_and_diversity_are_the_indexes(index: SearchableIndex) -> None:
+    encoder = HashEncoder(refused=["forbidden"])
+    retriever, vectors = SafeRetriever(index, encoder, gate=EMPTY), encoder.encode_queries(QUERIES)
+    near = retriever.retrieve_range(QUERIES, 0.2, where=EVEN)
+    assert list(near[0].hits) == index.search_range(vectors, 0.2, where=EVEN)[0]
+    assert (near[1].hits, near[1].flagged) == ((), True)
+    diverse = retriever.retrieve_diverse(QUERIES, k=4, candidates=12, balance=0.3, where=EVEN)
+    assert list(diverse[0].hits) == index.search_diverse(vectors, 4, candidates=12, balance=0.3, where=EVEN)[0]
+    assert retriever.retrieve_range([], 0.2) == retriever.retrieve_diverse([]) == []
+    by_words = SafeRetriever(index, None, lexical=LexicalIndex(index.documents()), name="bm25")
+    with pytest.raises(InputError, match="bm25 looks at words"):
+        by_words.retrieve_range(["a"], 0.5)
+
+
+def test_a_vector_may_ask(index: SearchableIndex) -> None:
+    (vector,) = index.get_vectors(["d4"])
+    hits = index.search_by_vector(vector, 3, where=EVEN)
+    assert hits[0].id == "d4"
+    assert SafeRetriever(index, HashEncoder()).search_by_vector(vector, k=3, where=EVEN).hits == tuple(hits)
+    with pytest.raises(InputError, match="refusal"):
+        SafeRetriever(index, HashEncoder(), gate=EMPTY).search_by_vector(vector)
+    with pytest.raises(InputError, match=r"one vector.*got shape \(1, 32\)"):
+        index.search_by_vector(vector[None])
+
+
+def test_an_index_without_filters_says_so() -> None:
+    documents = small_corpus(3)
+    encoder = HashEncoder()
+    plain = CorpusIndex(documents, encoder.encode_documents([d.content for d in documents]), encoder)
+    retriever = SafeRetriever(plain, encoder)
+    assert len(retriever.retrieve(["violin"], k=2)[0].hits) == 2
+    with pytest.raises(InputError, match="CorpusIndex has no filters"):
+        retriever.retrieve(["violin"], where=EVEN)
