@@ -9,6 +9,8 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from safe_retrieval.errors import InputError
+
 _PIPED_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where there is no terminal to ask."""
 
@@ -21,6 +23,23 @@ def out() -> Console:
 def err() -> Console:
     """The console for progress and remarks."""
     return Console(stderr=True)
+
+
+def filter_from(text: str | None) -> dict[str, Any] | None:
+    """A condition on metadata out of an option; whether it makes sense is for the index to say.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        where = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"--where: expected JSON such as '{{\"year\": 1990}}', got {text!r}: {error}") from error
+    if not isinstance(where, dict):
+        raise InputError(f"--where: expected a JSON object such as '{{\"year\": 1990}}', got {text!r}")
+    return where
 
 
 def print_json(value: Any) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from safe_retrieval.cli._common import out, print_json
+from safe_retrieval.cli._common import filter_from, out, print_json
 from safe_retrieval.encoder.texts import readable
+from safe_retrieval.errors import InputError
 from safe_retrieval.retrieval.arms import Arm
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD
 from safe_retrieval.types import Document, GateAction, Retrieval
@@ -26,6 +28,22 @@ def search(
     *,
     arm: Annotated[Arm, typer.Option(help="How queries are turned into hits.")] = Arm.OUTPUT,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Most hits for a query.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(help='What the metadata of a hit must fulfil, as JSON: \'{"year": {"$gte": 1990}}\'.'),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Smallest cosine of a hit.", show_default="whatever is nearest")
+    ] = None,
+    diverse: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Choose hits that are not all alike: 1 looks at nearness alone, 0 at difference alone.",
+            show_default="nearest first",
+        ),
+    ] = None,
     gate: Annotated[
         GateAction, typer.Option(help="What is done with a query that the backbone would refuse.")
     ] = GateAction.ALLOW,
@@ -48,12 +66,31 @@ def search(
         index, arm=arm, gate=gate, threshold=threshold, adapter=adapter, backbone=backbone, offline=offline
     )
     queries = [readable(text) for text in query]  # a byte of the command line that is no UTF-8 could not be printed
-    retrievals = retriever.retrieve(queries, k=k)
+    retrievals = _retrieve(retriever, queries, k=k, where=filter_from(where), min_score=min_score, diverse=diverse)
     if as_json:
         print_json([_as_json(retriever, text, found) for text, found in zip(queries, retrievals, strict=True)])
         return
     for text, found in zip(queries, retrievals, strict=True):
         _show(text, found, retriever.documents(found), gate)
+
+
+def _retrieve(
+    retriever: SafeRetriever,
+    queries: Sequence[str],
+    *,
+    k: int,
+    where: dict[str, Any] | None,
+    min_score: float | None,
+    diverse: float | None,
+) -> list[Retrieval]:
+    if min_score is not None and diverse is not None:
+        raise InputError("expected --min-score or --diverse, got both; each chooses hits in its own way")
+    if min_score is not None:
+        found = retriever.retrieve_range(queries, min_score, where=where)
+        return [replace(retrieval, hits=retrieval.hits[:k]) for retrieval in found]
+    if diverse is not None:
+        return retriever.retrieve_diverse(queries, k=k, balance=diverse, where=where)
+    return retriever.retrieve(queries, k=k, where=where)
 
 
 def _as_json(retriever: SafeRetriever, query: str, retrieval: Retrieval) -> dict[str, Any]:

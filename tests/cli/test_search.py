@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from safe_retrieval.cli.search import search
+from safe_retrieval.errors import InputError
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
 from safe_retrieval.types import Document
@@ -59,6 +60,27 @@ def test_json(folder: str) -> None:
     assert found["refusal"] == pytest.approx(0.1)
     (hit,) = found["hits"]
     assert (hit["rank"], hit["id"], hit["title"], hit["metadata"]) == (1, "v", "On violins", {"year": 1700})
+
+
+def test_filters_range_and_diversity(folder: str) -> None:
+    def ids(*options: str) -> list[str]:
+        (found,) = json.loads(CLI.invoke(APP, [folder, "the violin", "--json", *options]).stdout)
+        return [hit["id"] for hit in found["hits"]]
+
+    assert ids() == ["v", "h"]
+    assert ids("--where", '{"year": {"$lt": 1800}}') == ["v"]
+    assert ids("--where", '{"year": null}') == ["h"]
+    assert ids("--min-score", "0.5") == ["v"]
+    assert ids("--min-score", "-1") == ["v", "h"]
+    assert ids("--min-score", "-1", "-k", "1") == ["v"]
+    assert ids("--diverse", "0.5", "-k", "2") == ["v", "h"]
+    for options in (
+        ["--where", "{"],
+        ["--where", "[]"],
+        ["--where", '{"a": []}'],
+        ["--min-score", "0", "--diverse", "1"],
+    ):
+        assert isinstance(CLI.invoke(APP, [folder, "violin", *options]).exception, InputError)
 
 
 def test_nothing_found(folder: str) -> None:
