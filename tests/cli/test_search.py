@@ -70,7 +70,7 @@ def test_filters_range_and_diversity(folder: str) -> None:
     assert ids() == ["v", "h"]
     assert ids("--where", '{"year": {"$lt": 1800}}') == ["v"]
     assert ids("--where", '{"year": null}') == ["h"]
-    assert ids("--min-score", "0.5") == ["v"]
+    assert ids("--min-score", "0.6") == ["v"]
     assert ids("--min-score", "-1") == ["v", "h"]
     assert ids("--min-score", "-1", "-k", "1") == ["v"]
     assert ids("--diverse", "0.5", "-k", "2") == ["v", "h"]
