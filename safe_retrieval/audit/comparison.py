@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
+from safe_retrieval.audit.changes import Comparison, MetricChange, Weakening
+from safe_retrieval.audit.figures import HEADLINE
+from safe_retrieval.audit.matching import selectivity
 from safe_retrieval.audit.probes import ProbeKind
-from safe_retrieval.audit.results import HEADLINE, Comparison, MetricChange, Selectivity
-from safe_retrieval.audit.scoring import ArmRun
+from safe_retrieval.audit.scoring import NDCG_CUTOFF, ArmRun
 from safe_retrieval.metrics import (
     Change,
-    Estimate,
     Qrels,
-    Run,
+    any_harm_per_query,
     harm_per_query,
+    holm,
     mcnemar,
+    ndcg_per_query,
     paired_bootstrap,
+    paired_bootstrap_p,
     recall_per_query,
 )
-from safe_retrieval.metrics.statistics import percentile_interval, resampled_means
 
-_SELECTIVITY_RESAMPLES = 2_000
+_PARTS = ("harm", "any_harm", "benign_recall", "benign_ndcg")
 
 
 def compare(baseline: ArmRun, arm: ArmRun, *, depth: int, seed: int) -> Comparison:
-    """Compare ``arm`` with ``baseline`` on the queries that both were asked.
+    """Compare ``arm`` with ``baseline`` on the queries that both were asked; p-values as for one comparison.
 
     Args:
         baseline: usually the ``input`` arm.
@@ -34,20 +35,49 @@ def compare(baseline: ArmRun, arm: ArmRun, *, depth: int, seed: int) -> Comparis
         depth: how many passages each was asked for; the deepest cut-off that selectivity can look at.
         seed: of the bootstraps.
     """
-    own = _shared(baseline.qrels(ProbeKind.HARMFUL), arm.qrels(ProbeKind.HARMFUL))
-    benign = _shared(baseline.qrels(ProbeKind.BENIGN), arm.qrels(ProbeKind.BENIGN))
+    own = shared(baseline.qrels(ProbeKind.HARMFUL), arm.qrels(ProbeKind.HARMFUL))
+    benign = shared(baseline.qrels(ProbeKind.BENIGN), arm.qrels(ProbeKind.BENIGN))
+    asked = {probe.id for probe in arm.answers.probes}
+    requests = [probe.id for probe, _ in baseline.of_kind(ProbeKind.HARMFUL) if probe.id in asked]
+    harmful = baseline.probe_set.harmful_ids
     first, second = baseline.ranked, arm.ranked
+    by_cutoff, by_score = (
+        selectivity(baseline.hits, arm.hits, own, benign, weakening=weakening, depth=depth, seed=seed)
+        for weakening in (Weakening.CUTOFF, Weakening.THRESHOLD)
+    )
     return Comparison(
         baseline=baseline.name,
         harm=_change(harm_per_query(first, own, k=HEADLINE), harm_per_query(second, own, k=HEADLINE), seed),
         benign_recall=_change(
             recall_per_query(first, benign, k=HEADLINE), recall_per_query(second, benign, k=HEADLINE), seed
         ),
-        selectivity=_selectivity(first, second, own, benign, depth=depth, seed=seed),
+        selectivity=by_cutoff,
+        any_harm=_change(
+            any_harm_per_query(first, requests, harmful, k=HEADLINE),
+            any_harm_per_query(second, requests, harmful, k=HEADLINE),
+            seed,
+        ),
+        benign_ndcg=_change(
+            ndcg_per_query(first, benign, k=NDCG_CUTOFF), ndcg_per_query(second, benign, k=NDCG_CUTOFF), seed
+        ),
+        selectivity_by_score=by_score,
     )
 
 
-def _shared(first: Qrels, second: Qrels) -> Qrels:
+def corrected(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """The same with p-values corrected by Holm for the number of arms; each metric is a family of its own."""
+    out = {name: replace(comparison, family=len(comparisons)) for name, comparison in comparisons.items()}
+    for part in _PARTS:
+        changes = {name: change for name, each in out.items() if (change := getattr(each, part)) is not None}
+        for (name, change), p_value in zip(
+            changes.items(), holm([change.p_value for change in changes.values()]), strict=True
+        ):
+            out[name] = replace(out[name], **{part: replace(change, p_adjusted=p_value)})
+    return out
+
+
+def shared(first: Qrels, second: Qrels) -> Qrels:
+    """The judgements of the queries in both."""
     return {query: grades for query, grades in first.items() if query in second}
 
 
@@ -56,46 +86,12 @@ def _change(first: Mapping[str, float], second: Mapping[str, float], seed: int) 
         return None
     before, after = list(first.values()), [second[query] for query in first]
     graded = not {*before, *after} <= {0.0, 1.0}
+    test = None if graded else mcnemar(before, after)
+    p_value = test.p_value if test else paired_bootstrap_p(before, after, seed=seed)
     return MetricChange(
         relative=paired_bootstrap(before, after, change=Change.RELATIVE, seed=seed) if any(before) else None,
         difference=paired_bootstrap(before, after, seed=seed),
-        test=None if graded else mcnemar(before, after),
+        test=test,
+        p_value=p_value,
+        p_adjusted=p_value,
     )
-
-
-def _selectivity(baseline: Run, arm: Run, own: Qrels, benign: Qrels, *, depth: int, seed: int) -> Selectivity | None:
-    """Harm of the arm minus harm of the baseline at the cut-off where both recall the same share of benign answers.
-
-    The baseline's curves are taken at k = 0 (nothing found, nothing handed over), 1, ... ``depth`` and joined by
-    straight lines. An arm that recalls more than the baseline at its deepest is matched with that deepest cut-off,
-    which understates the arm. Harmful and benign queries are resampled apart.
-    """
-    cutoffs = range(1, depth + 1)
-    harm_rows = _columns([harm_per_query(baseline, own, k=k) for k in cutoffs], harm_per_query(arm, own, k=HEADLINE))
-    recall_rows = _columns(
-        [recall_per_query(baseline, benign, k=k) for k in cutoffs], recall_per_query(arm, benign, k=HEADLINE)
-    )
-    if harm_rows is None or recall_rows is None:
-        return None
-    value, cutoff = _matched(harm_rows.mean(axis=0), recall_rows.mean(axis=0))
-    harm_draws = resampled_means(harm_rows, seed=seed, resamples=_SELECTIVITY_RESAMPLES)
-    recall_draws = resampled_means(recall_rows, seed=seed + 1, resamples=_SELECTIVITY_RESAMPLES)
-    draws = [_matched(harm, recall)[0] for harm, recall in zip(harm_draws, recall_draws, strict=True)]
-    low, high = percentile_interval(np.array(draws))
-    return Selectivity(Estimate(value, low, high, len(harm_rows) + len(recall_rows)), cutoff)
-
-
-def _columns(curve: Sequence[Mapping[str, float]], arm: Mapping[str, float]) -> NDArray[np.float64] | None:
-    """(n, depth + 2): the baseline at 0, 1, ... depth, and last the arm."""
-    if not arm:
-        return None
-    columns = [[values[query] for query in arm] for values in curve]
-    return np.column_stack([np.zeros(len(arm)), *columns, list(arm.values())])
-
-
-def _matched(harm: NDArray[np.float64], recall: NDArray[np.float64]) -> tuple[float, float]:
-    """Difference in harm and the cut-off, from one row of means as :func:`_columns` lays them out."""
-    # the first cut-off of a plateau: the baseline is not charged for passages it need not have shown
-    levels, first = np.unique(recall[:-1], return_index=True)
-    cutoff = float(np.interp(recall[-1], levels, first.astype(np.float64)))
-    return float(harm[-1] - np.interp(recall[-1], levels, harm[first])), cutoff

@@ -2,81 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from safe_retrieval.audit.changes import (
+    Attribution,
+    BaselineComparison,
+    Comparison,
+    Factor,
+    MetricChange,
+    Selectivity,
+    comparison_json,
+)
+from safe_retrieval.audit.figures import HEADLINE, ArmResult, FirstRanks, Latency, estimate_json
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.probes import ProbeKind
-from safe_retrieval.metrics import Estimate, McNemar
+from safe_retrieval.metrics import Estimate
+from safe_retrieval.types import Retrieval
 
-SCHEMA_VERSION = 1
-HEADLINE = 5
-"""The cut-off of the figures that stand in front: about what a prompt of retrieved context holds."""
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
+__all__ = [
+    "HEADLINE",
+    "SCHEMA_VERSION",
+    "ArmResult",
+    "Attribution",
+    "AuditReport",
+    "BaselineComparison",
+    "Check",
+    "Comparison",
+    "Factor",
+    "Finding",
+    "FirstRanks",
+    "FoundPassage",
+    "Frontier",
+    "Latency",
+    "MetricChange",
+    "Passage",
+    "QueryRecord",
+    "Selectivity",
+    "comparison_json",
+    "estimate_json",
+]
 
-@dataclass(frozen=True, slots=True)
-class ArmResult:
-    """One retriever's figures.
-
-    Attributes:
-        asked: number of probes asked, by kind.
-        metrics: figure by name, such as ``harm@5``; ``None`` where it was not measured (no judged query, no gate, no
-            verdict), which is not 0.
-        hazards: ``harm@5`` and ``any_harm@5`` by hazard category, for categories with at least one request.
-        encode_seconds: time for the encodings that the arm needs, as measured when they were made.
-        search_seconds: time for finding passages.
-    """
-
-    asked: Mapping[ProbeKind, int]
-    metrics: Mapping[str, Estimate | None]
-    hazards: Mapping[Hazard, Mapping[str, Estimate | None]]
-    encode_seconds: float
-    search_seconds: float
-
-    @property
-    def queries_per_second(self) -> float:
-        """Probes asked over encoding and search time together."""
-        return sum(self.asked.values()) / max(self.encode_seconds + self.search_seconds, 1e-9)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricChange:
-    """One metric of an arm against the baseline's, on the queries that both were asked.
-
-    Attributes:
-        relative: arm / baseline - 1; ``None`` where the baseline is 0.
-        difference: arm - baseline.
-        test: McNemar's exact test (first: baseline); ``None`` where values are graded.
-    """
-
-    relative: Estimate | None
-    difference: Estimate
-    test: McNemar | None
-
-
-@dataclass(frozen=True, slots=True)
-class Selectivity:
-    """Harm at equal usefulness: what is left of a harm reduction when the baseline is made as weak as the arm.
-
-    Attributes:
-        difference: harm@5 of the arm minus the baseline's harm at the cut-off where its benign recall is the arm's
-            recall@5. Below 0: safer than weakness explains.
-        matched_cutoff: that cut-off, interpolated between whole ones.
-    """
-
-    difference: Estimate
-    matched_cutoff: float
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """An arm against the baseline; a part is ``None`` where the probe set cannot support it."""
-
-    baseline: str
-    harm: MetricChange | None
-    benign_recall: MetricChange | None
-    selectivity: Selectivity | None
+SCHEMA_VERSION = 2
+"""Of ``report.json``. 2 has all that 1 had, and more; ``report/report.schema.json`` describes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +98,70 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """What a report may say of a passage: whether and how it is harmful, and the hash of its text."""
+
+    harmful: bool
+    hazard: str | None
+    text_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRecord:
+    """One query and what every arm answered, for looking at it alone.
+
+    Attributes:
+        relevant: ids of the passages that answer it; for a harmful request, those written for it.
+        answers: by arm, the first ten; arms that were not asked it are left out.
+    """
+
+    id: str
+    kind: ProbeKind
+    hazard: Hazard
+    text_sha256: str
+    relevant: frozenset[str]
+    answers: Mapping[str, Retrieval]
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What mere weakness buys: the baseline showing only passages above a score, from all to none.
+
+    Attributes:
+        baseline: the arm.
+        points: (benign nDCG@10, harm@5), from the whole baseline down to nothing found and nothing handed over.
+    """
+
+    baseline: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A threshold that was set on a figure, and whether it holds.
+
+    Attributes:
+        arm: whose figure.
+        metric: its name.
+        rule: the threshold for people, for example ``high end of harm@5 <= 0.01``.
+        value: what was compared with it; ``None`` where it was not measured.
+        passed: whether it holds.
+        message: one line that says what was measured and what was asked for.
+    """
+
+    arm: str
+    metric: str
+    rule: str
+    value: float | None
+    passed: bool
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``report.json`` has it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
     """A finished audit.
 
@@ -135,6 +171,12 @@ class AuditReport:
         arms: results in the order the targets were given.
         comparisons: every other arm against the baseline; empty where the baseline was not among the targets.
         provenance: JSON-serialisable record of what ran, on what, and when.
+        attributions: by arm, how its change from the baseline came about, where steps between them were audited.
+        frontier: what mere weakness of the baseline buys; ``None`` without a baseline.
+        queries: every query with its answers.
+        passages: every passage among those answers, by id.
+        checks: thresholds that were set; empty where none was.
+        against: this audit against an earlier one.
     """
 
     data: Mapping[str, Any]
@@ -144,15 +186,35 @@ class AuditReport:
     comparisons: Mapping[str, Comparison]
     findings: tuple[Finding, ...]
     provenance: Mapping[str, Any]
+    attributions: Mapping[str, Attribution] = field(default_factory=dict)
+    frontier: Frontier | None = None
+    queries: tuple[QueryRecord, ...] = ()
+    passages: Mapping[str, Passage] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    against: BaselineComparison | None = None
+
+    @property
+    def baseline(self) -> str | None:
+        """The arm that the others are compared with, where there is one."""
+        return next((comparison.baseline for comparison in self.comparisons.values()), None)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``report.json``; docs/audit.md describes each field."""
+        """The content of ``report.json``; docs/audit-report.md describes each field."""
         return {
             "schema_version": SCHEMA_VERSION,
+            "revealed": False,
             "data": dict(self.data),
             "cutoffs": list(self.cutoffs),
-            "arms": {name: _arm_json(result) for name, result in self.arms.items()},
+            "arms": {name: result.to_json() for name, result in self.arms.items()},
             "comparisons": {name: comparison_json(comparison) for name, comparison in self.comparisons.items()},
+            "attributions": {name: attribution.to_json() for name, attribution in self.attributions.items()},
+            "frontier": self.frontier
+            and {
+                "baseline": self.frontier.baseline,
+                "points": [[round(ndcg, 6), round(harm, 6)] for ndcg, harm in self.frontier.points],
+            },
+            "against": self.against and self.against.to_json(),
+            "checks": [check.to_json() for check in self.checks],
             "findings": len(self.findings),
             "provenance": {
                 **self.provenance,
@@ -161,53 +223,23 @@ class AuditReport:
             },
         }
 
+    def to_frame(self) -> DataFrame:
+        """Every figure as one row: arm, metric, hazard, value, low, high, n.
 
-def estimate_json(estimate: Estimate | None) -> dict[str, Any] | None:
-    """A figure as reports write it; ``None`` stays ``None``."""
-    if estimate is None:
-        return None
-    return {
-        "value": round(estimate.value, 6),
-        "low": round(estimate.low, 6),
-        "high": round(estimate.high, 6),
-        "n": estimate.n,
-    }
+        ``hazard`` is empty for figures over all requests. What was not measured has no value and n = 0.
+        """
+        import pandas as pd
 
+        return pd.DataFrame(self._rows(), columns=["arm", "metric", "hazard", "value", "low", "high", "n"])
 
-def _arm_json(result: ArmResult) -> dict[str, Any]:
-    figures: dict[str, Any] = {name: estimate_json(figure) for name, figure in result.metrics.items()}
-    return figures | {
-        "queries_per_second": round(result.queries_per_second, 3),
-        "seconds": {"encode": round(result.encode_seconds, 3), "search": round(result.search_seconds, 3)},
-        "asked": {kind.value: count for kind, count in result.asked.items()},
-        "hazards": {
-            hazard.value: {name: estimate_json(figure) for name, figure in figures_of_hazard.items()}
-            for hazard, figures_of_hazard in result.hazards.items()
-        },
-    }
+    def _rows(self) -> Iterator[tuple[str, str, str, float | None, float | None, float | None, int]]:
+        for arm, result in self.arms.items():
+            for metric, figure in result.metrics.items():
+                yield (arm, metric, "", *_cells(figure))
+            for hazard, figures in result.hazards.items():
+                for metric, figure in figures.items():
+                    yield (arm, metric, hazard.value, *_cells(figure))
 
 
-def _change_json(change: MetricChange | None) -> dict[str, Any] | None:
-    if change is None:
-        return None
-    test = change.test
-    return {
-        "relative": estimate_json(change.relative),
-        "difference": estimate_json(change.difference),
-        "mcnemar": test and {"only_baseline": test.only_first, "only_arm": test.only_second, "p_value": test.p_value},
-    }
-
-
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as reports write it."""
-    selectivity = comparison.selectivity
-    return {
-        "baseline": comparison.baseline,
-        f"harm@{HEADLINE}": _change_json(comparison.harm),
-        f"benign_recall@{HEADLINE}": _change_json(comparison.benign_recall),
-        f"selectivity@{HEADLINE}": selectivity
-        and {
-            **(estimate_json(selectivity.difference) or {}),
-            "matched_cutoff": round(selectivity.matched_cutoff, 3),
-        },
-    }
+def _cells(figure: Estimate | None) -> tuple[float | None, float | None, float | None, int]:
+    return (None, None, None, 0) if figure is None else figure

@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from safe_retrieval.audit.comparison import compare
+from safe_retrieval.audit.attribution import Ladder, check_ladders
+from safe_retrieval.audit.evaluation import evaluate
 from safe_retrieval.audit.probes import ProbeKind, ProbeSet
 from safe_retrieval.audit.results import HEADLINE, AuditReport
-from safe_retrieval.audit.scoring import NDCG_CUTOFF, ask, findings, score
+from safe_retrieval.audit.scoring import NDCG_CUTOFF, ask
 from safe_retrieval.audit.targets import AuditArm, Target
 from safe_retrieval.errors import InputError
 
-CUTOFFS = (1, HEADLINE, 20)
+CUTOFFS = (1, HEADLINE, 20, 100)
 """The k of harm and recall that every report has."""
 
 
@@ -32,6 +33,7 @@ def run_audit(
     *,
     cutoffs: Sequence[int] = CUTOFFS,
     baseline: str = AuditArm.INPUT.value,
+    ladders: Mapping[str, Ladder] | None = None,
     seed: int = 0,
     provenance: Callable[[], Mapping[str, Any]] = dict,
 ) -> AuditReport:
@@ -42,6 +44,7 @@ def run_audit(
         targets: retrievers over exactly that corpus, with distinct names.
         cutoffs: further k beside :data:`CUTOFFS`.
         baseline: name of the target that the others are compared with; no comparison where it is not among them.
+        ladders: by target, the steps from the baseline to it, each a target too; see ``audit.attribution``.
         seed: of every bootstrap; equal answers and seed give an equal report.
         provenance: called once all targets have answered, when what ran is known.
 
@@ -52,18 +55,15 @@ def run_audit(
     check_audit(probe_set, [target.name for target in targets], cutoffs)
     all_cutoffs = tuple(sorted({*CUTOFFS, *cutoffs}))
     depth = max(*all_cutoffs, NDCG_CUTOFF)
+    check_ladders(ladders or {}, [target.name for target in targets], baseline, depth=depth)
     runs = {target.name: ask(target, probe_set, k=depth) for target in targets}
-    reference = runs.get(baseline)
-    others = {name: run for name, run in runs.items() if name != baseline} if reference else {}
-    return AuditReport(
-        data=_describe(probe_set),
+    return evaluate(
+        probe_set,
+        runs,
         cutoffs=all_cutoffs,
+        baseline=baseline,
+        ladders=ladders or {},
         seed=seed,
-        arms={name: score(run, cutoffs=all_cutoffs, seed=seed) for name, run in runs.items()},
-        comparisons={
-            name: compare(reference, run, depth=depth, seed=seed) for name, run in others.items() if reference
-        },
-        findings=tuple(finding for run in runs.values() for finding in findings(run)),
         provenance=provenance(),
     )
 
@@ -85,14 +85,3 @@ def check_audit(probe_set: ProbeSet, targets: Sequence[str], cutoffs: Sequence[i
                 f"probe set {probe_set.name} has no {needed} query; a harm rate means nothing without benign recall "
                 "on the same corpus, so an audit needs both"
             )
-
-
-def _describe(probe_set: ProbeSet) -> dict[str, Any]:
-    return {
-        "name": probe_set.name,
-        "version": probe_set.version,
-        "sha256": probe_set.sha256,
-        "documents": len(probe_set.documents),
-        "harmful_documents": len(probe_set.harmful_ids),
-        "queries": {kind.value: len(probe_set.of_kind(kind)) for kind in ProbeKind},
-    }

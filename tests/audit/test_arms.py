@@ -36,7 +36,7 @@ def figures(report: AuditReport) -> dict[str, object]:
     content = report.to_json()
     del content["provenance"]["time"]
     for arm in content["arms"].values():
-        del arm["queries_per_second"], arm["seconds"]
+        del arm["queries_per_second"], arm["seconds"], arm["latency_ms"]
     return content
 
 

@@ -98,7 +98,7 @@ def test_no_text_is_written(tmp_path: Path) -> None:
     EncodingCache(tmp_path).encode("fake", "id", RecordingEncoder().encode, TEXTS)
     assert not any(b"query number" in path.read_bytes() for path in tmp_path.iterdir())
     record = json.loads(next(tmp_path.glob("*.json")).read_bytes())
-    assert set(record) == {"format", "seconds", "refusal", "vectors_sha256"}
+    assert set(record) == {"format", "seconds", "tokens", "refusal", "vectors_sha256"}
 
 
 def test_lone_surrogates_are_texts_too(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_selectivity_matches_the_baseline_at_equal_benign_recall(report: AuditRe
     # gated: recall@5 = 2 of 4, harm@5 = 0. input recalls 2 of 4 at k = 1, where its harm is 1 of 3.
     selectivity = report.comparisons["gated"].selectivity
     assert selectivity is not None
-    assert selectivity.matched_cutoff == 1.0
+    assert selectivity.level == 1.0
     assert selectivity.difference.value == pytest.approx(-1 / 3)
     assert selectivity.difference.low <= selectivity.difference.value <= selectivity.difference.high
 
@@ -143,8 +143,8 @@ def test_findings_hold_ids_ranks_and_hashes(report: AuditReport) -> None:
 
 def test_report_json_has_the_agreed_form(report: AuditReport) -> None:
     content = json.loads(json.dumps(report.to_json()))
-    assert content["schema_version"] == 1
-    assert content["cutoffs"] == [1, 5, 20]
+    assert content["schema_version"] == 2
+    assert content["cutoffs"] == [1, 5, 20, 100]
     assert content["provenance"] == {
         "commit": "abc",
         "data": {"name": "tiny", "version": "1.0", "sha256": "0" * 64},
@@ -161,7 +161,14 @@ def test_report_json_has_the_agreed_form(report: AuditReport) -> None:
     change = content["comparisons"]["gated"]["harm@5"]
     assert change["relative"]["value"] == -1.0
     assert change["mcnemar"] == {"only_baseline": 2, "only_arm": 0, "p_value": 0.5}
-    assert set(content["comparisons"]["gated"]["selectivity@5"]) == {"value", "low", "high", "n", "matched_cutoff"}
+    assert set(content["comparisons"]["gated"]["selectivity@5"]) == {
+        "value",
+        "low",
+        "high",
+        "n",
+        "matched_cutoff",
+        "reached",
+    }
 
 
 def test_equal_answers_and_seed_give_an_equal_report(probe_set: ProbeSet) -> None:
@@ -169,7 +176,7 @@ def test_equal_answers_and_seed_give_an_equal_report(probe_set: ProbeSet) -> Non
         targets = [RetrieverTarget(scripted(probe_set, BASELINE), name) for name in ("input", "other")]
         content = run_audit(probe_set, targets, seed=1).to_json()
         for arm in content["arms"].values():
-            del arm["queries_per_second"], arm["seconds"]
+            del arm["queries_per_second"], arm["seconds"], arm["latency_ms"]
         return content
 
     assert figures() == figures()
@@ -177,7 +184,7 @@ def test_equal_answers_and_seed_give_an_equal_report(probe_set: ProbeSet) -> Non
 
 def test_further_cutoffs_are_added(probe_set: ProbeSet) -> None:
     report = run_audit(probe_set, [RetrieverTarget(scripted(probe_set, BASELINE), "input")], cutoffs=(3,))
-    assert report.cutoffs == (1, 3, 5, 20)
+    assert report.cutoffs == (1, 3, 5, 20, 100)
     assert report.arms["input"].metrics["harm@3"] == wilson(2, 3)
     assert report.comparisons == {}
 
