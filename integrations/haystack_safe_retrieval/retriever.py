@@ -7,6 +7,7 @@ from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
 
+from haystack_safe_retrieval.filters import where_from
 from safe_retrieval.errors import InputError
 from safe_retrieval.index.vectors import check_k
 from safe_retrieval.retrieval.arms import Arm, arm_from
@@ -25,13 +26,14 @@ class SafeIndexRetriever:
         gate: what is done with queries that the backbone would refuse: ``allow``, ``flag``, ``empty``.
         threshold: refusal probability from which the gate fires.
         top_k: most documents for a query.
+        filters: what the metadata must fulfil, in Haystack's form; a search looks at the matching documents alone.
         adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         offline: open no connection.
 
     Raises:
-        InputError: no such arm or gate, a threshold outside [0, 1], or ``top_k`` below 1.
+        InputError: no such arm or gate, a threshold outside [0, 1], ``top_k`` below 1, or faulty filters.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class SafeIndexRetriever:
         gate: str = GateAction.ALLOW.value,
         threshold: float = DEFAULT_THRESHOLD,
         top_k: int = 10,
+        filters: dict[str, Any] | None = None,
         adapter: str | None = None,
         backbone: str | None = None,
         policy: str | None = None,
@@ -52,6 +55,8 @@ class SafeIndexRetriever:
         self.gate = _gate(gate).value
         self.threshold = RefusalGate(GateAction(self.gate), threshold).threshold
         self.top_k = check_k(top_k)
+        self.filters = filters
+        where_from(filters)  # faulty ones are reported now
         self.adapter = adapter
         self.backbone = backbone
         self.policy = policy
@@ -67,6 +72,7 @@ class SafeIndexRetriever:
             gate=self.gate,
             threshold=self.threshold,
             top_k=self.top_k,
+            filters=self.filters,
             adapter=self.adapter,
             backbone=self.backbone,
             policy=self.policy,
@@ -93,7 +99,7 @@ class SafeIndexRetriever:
 
         Args:
             query: its text.
-            filters: not supported; there as Haystack's retrievers have it.
+            filters: what the metadata must fulfil, in place of the component's own.
             top_k: most documents, in place of the component's own.
 
         Returns:
@@ -101,17 +107,13 @@ class SafeIndexRetriever:
             ``None`` where nothing gave a verdict; ``flagged``: whether the gate fired.
 
         Raises:
-            InputError: ``query`` is no string, ``top_k`` is below 1, or there are filters.
+            InputError: ``query`` is no string, ``top_k`` is below 1, or the filters are faulty.
         """
         if not isinstance(query, str):
             raise InputError(f"expected one query as text, got {type(query).__name__}")
-        if filters:
-            raise InputError(
-                "expected no filters: this retriever searches the whole index; for filters, embed the query with "
-                "SafeTextEmbedder and search a document store"
-            )
+        where = where_from(self.filters if filters is None else filters)
         retriever = self._opened()
-        (found,) = retriever.retrieve([query], k=self.top_k if top_k is None else top_k)
+        (found,) = retriever.retrieve([query], k=self.top_k if top_k is None else top_k, where=where)
         documents = [
             Document(
                 id=document.id,

@@ -9,7 +9,9 @@ from typing import Any, Self
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.vector_stores.types import MetadataFilters
 
+from llama_index_safe_retrieval.filters import where_from
 from safe_retrieval.index.vectors import check_k
 from safe_retrieval.retrieval.retriever import SafeRetriever
 from safe_retrieval.types import Document, Retrieval
@@ -24,15 +26,24 @@ class SafeRetrievalRetriever(BaseRetriever):
     Args:
         retriever: what searches.
         similarity_top_k: most nodes for a query.
+        filters: what the metadata must fulfil; a search looks at the matching documents alone.
         arguments: passed on to LlamaIndex's class: ``callback_manager``, ``verbose`` and so on.
 
     Raises:
-        InputError: ``similarity_top_k`` is below 1.
+        InputError: ``similarity_top_k`` is below 1, or a filter looks into lists or texts.
     """
 
-    def __init__(self, retriever: SafeRetriever, *, similarity_top_k: int = 10, **arguments: Any) -> None:
+    def __init__(
+        self,
+        retriever: SafeRetriever,
+        *,
+        similarity_top_k: int = 10,
+        filters: MetadataFilters | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self.similarity_top_k = check_k(similarity_top_k)
+        self._where = where_from(filters)
         self._retriever = retriever
 
     @classmethod
@@ -41,16 +52,17 @@ class SafeRetrievalRetriever(BaseRetriever):
         index_path: str | Path,
         *,
         similarity_top_k: int = 10,
+        filters: MetadataFilters | None = None,
         callback_manager: CallbackManager | None = None,
         **settings: Any,
     ) -> Self:
         """Open an index folder; the other arguments and errors are those of ``SafeRetriever.open``."""
         retriever = SafeRetriever.open(index_path, **settings)
-        return cls(retriever, similarity_top_k=similarity_top_k, callback_manager=callback_manager)
+        return cls(retriever, similarity_top_k=similarity_top_k, filters=filters, callback_manager=callback_manager)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         # Always from the text: an embedding that came with the bundle was made by some other encoder.
-        (found,) = self._retriever.retrieve([query_bundle.query_str], k=self.similarity_top_k)
+        (found,) = self._retriever.retrieve([query_bundle.query_str], k=self.similarity_top_k, where=self._where)
         documents = self._retriever.documents(found)
         return [
             NodeWithScore(node=_node(document, found), score=hit.score)

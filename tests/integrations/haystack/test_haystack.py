@@ -127,6 +127,33 @@ def test_the_retriever_and_its_gate(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert len(SafeIndexRetriever(str(tmp_path / "index"), gate="flag").run(REFUSED)["documents"]) == 3
 
 
+YEAR = {"field": "meta.year", "operator": "==", "value": 1700}
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (YEAR, ["v"]),
+        ({**YEAR, "operator": "!="}, ["c", "f"]),
+        ({**YEAR, "operator": ">", "value": 1650}, ["v"]),
+        ({**YEAR, "operator": "not in", "value": [1700]}, ["c", "f"]),
+        ({"operator": "AND", "conditions": [YEAR, {**YEAR, "operator": "<"}]}, []),
+        ({"operator": "OR", "conditions": [YEAR, {**YEAR, "value": None}]}, ["c", "f", "v"]),
+        ({"operator": "NOT", "conditions": [YEAR]}, ["c", "f"]),
+    ],
+)
+def test_filters_mean_what_they_mean_to_haystack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filters: dict[str, Any], expected: list[str]
+) -> None:
+    install(monkeypatch)
+    retriever = SafeIndexRetriever(str(build(tmp_path / "index")), filters=filters)
+    assert sorted(each.id for each in retriever.run(HARMLESS)["documents"]) == expected
+    own = InMemoryDocumentStore()
+    own.write_documents(documents())
+    assert sorted(each.id for each in own.filter_documents(filters)) == expected
+    assert len(retriever.run(HARMLESS, filters={})["documents"]) == 3
+
+
 async def test_the_retriever_asynchronously(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch)
     retriever = SafeIndexRetriever(str(build(tmp_path / "index")))
@@ -144,7 +171,12 @@ async def test_the_retriever_asynchronously(monkeypatch: pytest.MonkeyPatch, tmp
         (lambda: SafeIndexRetriever("x", gate="shut"), "allow, flag, empty"),
         (lambda: SafeIndexRetriever("x", threshold=2), "from 0 to 1"),
         (lambda: SafeIndexRetriever("x", top_k=0), "at least 1"),
-        (lambda: SafeIndexRetriever("x").run("a", filters={"field": "meta.year"}), "no filters"),
+        (lambda: SafeIndexRetriever("x", filters={"field": "meta.year"}), "expected an operator"),
+        (lambda: SafeIndexRetriever("x", filters={"operator": "XOR", "conditions": []}), "AND, OR or NOT"),
+        (
+            lambda: SafeIndexRetriever("x", filters={"field": "content", "operator": "==", "value": 1}),
+            "field of the metadata",
+        ),
         (lambda: SafeIndexRetriever("x").run(["a"]), "one query"),
     ],
 )

@@ -14,6 +14,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
 from llama_index.core.schema import MetadataMode, QueryBundle, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
+from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
 
 from llama_index_safe_retrieval import SafeRetrievalEmbedding, SafeRetrievalRetriever
 from safe_retrieval.encoder.input import InputEncoder
@@ -116,6 +117,36 @@ async def test_the_retriever_asynchronously_and_flagging(monkeypatch: pytest.Mon
     retriever = SafeRetrievalRetriever.open(build(tmp_path / "index"), gate="flag", similarity_top_k=1)
     (found,) = await retriever.aretrieve(QueryBundle(REFUSED, embedding=[0.0] * 32))
     assert (found.node.node_id, found.node.metadata["flagged"]) == ("f", True)
+
+
+def year(value: int | list[int] | None, operator: str = "==") -> MetadataFilter:
+    return MetadataFilter(key="year", value=value, operator=FilterOperator(operator))
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (MetadataFilters(filters=[year(1700)]), ["v"]),
+        (MetadataFilters(filters=[year(1700, "!=")]), ["c", "f"]),
+        (MetadataFilters(filters=[year(1650, ">"), year(1650, "<")]), []),
+        (MetadataFilters(filters=[year(1650, ">"), year(None, "is_empty")], condition="or"), ["c", "f", "v"]),
+        (MetadataFilters(filters=[MetadataFilters(filters=[year([1700], "in")])], condition="not"), ["c", "f"]),
+        (MetadataFilters(filters=[]), ["c", "f", "v"]),
+    ],
+)
+def test_filters(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filters: MetadataFilters, expected: list[str]
+) -> None:
+    install(monkeypatch)
+    retriever = SafeRetrievalRetriever.open(build(tmp_path / "index"), filters=filters)
+    assert sorted(found.node.node_id for found in retriever.retrieve(HARMLESS)) == expected
+
+
+def test_a_filter_that_looks_into_texts_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch)
+    filters = MetadataFilters(filters=[MetadataFilter(key="title", value="v", operator=FilterOperator.TEXT_MATCH)])
+    with pytest.raises(InputError, match="text_match"):
+        SafeRetrievalRetriever.open(build(tmp_path / "index"), filters=filters)
 
 
 def test_callbacks_see_the_retrieval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

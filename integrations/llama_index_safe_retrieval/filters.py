@@ -1,0 +1,50 @@
+"""LlamaIndex's metadata filters as ours, so that the index looks at the matching documents alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+
+from safe_retrieval.errors import InputError
+
+_COMPARISONS = {
+    FilterOperator.EQ: "$eq",
+    FilterOperator.NE: "$ne",
+    FilterOperator.GT: "$gt",
+    FilterOperator.GTE: "$gte",
+    FilterOperator.LT: "$lt",
+    FilterOperator.LTE: "$lte",
+    FilterOperator.IN: "$in",
+    FilterOperator.NIN: "$nin",
+}
+
+
+def where_from(filters: MetadataFilters | None) -> dict[str, Any] | None:
+    """A filter for our indexes.
+
+    Raises:
+        InputError: an operator that looks into lists or texts, which our indexes do not.
+    """
+    if filters is None or not filters.filters:
+        return None
+    parts = [_part(part) for part in filters.filters]
+    match filters.condition:
+        case FilterCondition.OR:
+            return {"$or": parts}
+        case FilterCondition.NOT:
+            return {"$not": {"$or": parts}}  # LlamaIndex: none of them holds
+        case _:
+            return {"$and": parts}
+
+
+def _part(part: MetadataFilter | MetadataFilters) -> dict[str, Any]:
+    if isinstance(part, MetadataFilters):
+        return where_from(part) or {"$and": []}
+    if part.operator == FilterOperator.IS_EMPTY:
+        return {part.key: None}
+    operator = _COMPARISONS.get(part.operator)
+    if operator is None:
+        known = ", ".join(each.value for each in (*_COMPARISONS, FilterOperator.IS_EMPTY))
+        raise InputError(f"field {part.key!r}: expected an operator out of {known}, got {part.operator.value!r}")
+    return {part.key: {operator: part.value}}
