@@ -1,8 +1,9 @@
-"""Corpora, streamed: JSONL, CSV, TSV, plain text (each also gzipped), Parquet, folders, and rows from anywhere.
+"""Corpora, streamed: JSONL, CSV, TSV, plain text, Parquet, folders, data sets of Hugging Face, and rows from anywhere.
 
 A reader yields one :class:`~safe_retrieval.types.Document` after the other and keeps none of them, so memory does not
-grow with the corpus. A broken line raises with file and line number; nothing is skipped in silence. Two documents with
-one id are found by the build, which has all ids at hand.
+grow with the corpus. A broken line raises with file and line number; given :class:`~.rejects.Rejects`, it is written
+down there and skipped. Nothing is skipped in silence. Two documents with one id are found by the build, which has all
+ids at hand; or skipped like a broken line.
 
 =========== =======================================================================================
 suffix      what a line is
@@ -13,271 +14,148 @@ suffix      what a line is
 ``.tsv``    the same, tab-separated; a quotation mark is plain text there
 ``.txt``    the text of a document; its id is the number of the line, and empty lines are left out
 ``.parquet`` a row with those columns; read some hundred rows at a time
-folder      ``corpus.jsonl`` or ``corpus.jsonl.gz``, as BEIR sets have it; or else one document a ``.txt`` file in it,
-            however deep, whose id is its path
+folder      ``corpus.jsonl``, as BEIR sets have it; or else one document a ``.txt`` file in it, however deep, whose id
+            is its path
 =========== =======================================================================================
+
+Text files may have ``.gz`` or ``.zst`` behind their name.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
-import io
 import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-from safe_retrieval.errors import DataError
-from safe_retrieval.index.vectors import is_valid_id
+from safe_retrieval.errors import DataError, InputError
+from safe_retrieval.index.readers import COMPRESSED, Record, count_records, read_text_files, reader_for
+from safe_retrieval.index.rejects import Rejects
+from safe_retrieval.index.rows import CONTENT_ID, ID_FIELDS, PLAIN_FIELDS, Fields, Place, content_id, document_of
 from safe_retrieval.types import Document
 
-ID_FIELDS = ("_id", "id")
-"""Names of the field that holds a document's id; the first that is there counts."""
-
-CONTENT_ID = "content"
-"""In place of a field's name: an id is made of title and text."""
-
-_BATCH_ROWS = 500
-# The csv module refuses fields above 128 KiB unless told otherwise; this is its largest bound on every platform.
-_FIELD_BYTES = 2**31 - 1
+__all__ = ["CONTENT_ID", "ID_FIELDS", "Fields", "Rejects", "corpus_size", "documents_from", "read_corpus"]
 
 
-@dataclass(slots=True)
-class _Place:
-    """Where a reader stands; prints as it reads in an error."""
-
-    path: Path | str
-    line: int = 0
-    unit: str = "line"
-
-    def __str__(self) -> str:
-        return f"{self.path}, {self.unit} {self.line}"
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Which fields of a line or row are what; all others become metadata.
-
-    Attributes:
-        id: field of the id; ``None`` takes ``_id`` or ``id``; :data:`CONTENT_ID` makes one of title and text, so that
-            the same content has the same id wherever it comes from.
-        title: field of the title; it may be missing.
-        text: field of the text.
-    """
-
-    id: str | None = None
-    title: str = "title"
-    text: str = "text"
-
-
-_PLAIN_FIELDS = Fields()
-
-
-def read_corpus(path: str | Path, *, fields: Fields = _PLAIN_FIELDS) -> Iterator[Document]:
+def read_corpus(
+    path: str | Path, *, fields: Fields = PLAIN_FIELDS, rejects: Rejects | None = None
+) -> Iterator[Document]:
     """Read a corpus file or folder, one document at a time.
 
     Args:
-        path: a file with one of the suffixes above, text files with or without ``.gz`` behind it, or a folder.
+        path: a file with one of the suffixes above, text files with or without ``.gz`` or ``.zst`` behind it, or a
+            folder.
         fields: which fields are id, title and text.
+        rejects: takes broken lines and documents whose id came before; ``None`` makes the first of them an error.
 
     Raises:
         DataError: the path is missing or of an unknown kind (at once); or, while reading, a line is broken, not UTF-8,
-            or lacks an id or text, or the gzip stream is damaged. The message names file and line.
+            or lacks an id or text (without ``rejects``), or a compressed stream is damaged. The message names file and
+            line.
     """
-    path = Path(path)
-    file = _corpus_file(path) if path.is_dir() else path
+    file = _corpus_file(Path(path))
     if file.is_dir():
-        return _read_text_files(file, fields)
-    if not file.is_file():
-        raise DataError(f"{file} is missing; expected a corpus file or a BEIR folder")
-    suffix = (file.with_suffix("") if file.suffix == ".gz" else file).suffix.lower()
-    reader = _READERS.get(suffix)
-    if reader is None:
-        raise DataError(f"{file}: expected one of {', '.join(_READERS)}, with or without .gz, or a BEIR folder")
-    return reader(file, fields)
+        return _documents(read_text_files(file), _for_text(fields), rejects)
+    reader = reader_for(file)
+    if ".txt" in file.suffixes[-2:]:
+        fields = _for_text(fields)
+    return _documents(reader(file, fields), fields, rejects)
+
+
+def corpus_size(path: str | Path) -> int | None:
+    """How many documents a corpus file or folder holds at most, for a progress bar; ``None`` where that takes long.
+
+    Raises:
+        DataError: the path is missing or no corpus, or a compressed stream is damaged.
+    """
+    file = _corpus_file(Path(path))
+    return sum(1 for _ in file.rglob("*.txt")) if file.is_dir() else count_records(file)
 
 
 def documents_from(
-    rows: Iterable[Mapping[str, Any]], *, fields: Fields = _PLAIN_FIELDS, name: str = "rows"
+    rows: Iterable[Mapping[str, Any] | Document | str],
+    *,
+    fields: Fields = PLAIN_FIELDS,
+    name: str = "rows",
+    rejects: Rejects | None = None,
 ) -> Iterator[Document]:
-    """Documents out of any rows of fields: a Hugging Face data set (streamed ones too), a query's result, a list.
+    """Documents out of anything that can be iterated over: a Hugging Face data set (streamed ones too), a list, ...
 
     Args:
-        rows: read once, in order.
-        fields: which fields are id, title and text.
+        rows: read once, in order: mappings of fields; documents, which are taken as they are; or texts, whose ids are
+            made of them.
+        fields: which fields of a mapping are id, title and text.
         name: of the rows, for messages.
+        rejects: as in :func:`read_corpus`.
 
     Raises:
-        DataError: a row lacks an id or a text; the message names its number.
+        DataError: a row lacks an id or a text, or is something else; the message names its number.
+        InputError: ``rows`` is one text or mapping in place of several.
     """
-    place = _Place(name, unit="row")
+    if isinstance(rows, str | bytes | Mapping):
+        raise InputError(f"expected several documents, got one {type(rows).__name__}; wrap it in a list")
+    return _documents(_row_records(rows, name), fields, rejects)
+
+
+def _row_records(rows: Iterable[object], name: str) -> Iterator[Record | Document]:
     for number, row in enumerate(rows, start=1):
-        place.line = number
-        yield _document(row, place, fields)
+        place = Place(name, number, "row")
+        if isinstance(row, str):
+            yield Record(place, {"_id": content_id("", row), "text": row}, content=row)
+        elif isinstance(row, Mapping):
+            yield Record(place, row)
+        elif isinstance(row, Document):
+            yield row
+        else:
+            yield Record(place, None, f"expected a mapping of fields, a Document or a text, got {type(row).__name__}")
 
 
-def _corpus_file(folder: Path) -> Path:
-    """The corpus file of a BEIR folder; the folder itself, if it is one of text files."""
-    names = ("corpus.jsonl", "corpus.jsonl.gz")
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if not found and next(folder.rglob("*.txt"), None) is not None:
-        return folder
+def _documents(records: Iterable[Record | Document], fields: Fields, rejects: Rejects | None) -> Iterator[Document]:
+    """The documents of records, without those that are rejected."""
+    for record in records:
+        if isinstance(record, Document):
+            yield record
+            continue
+        try:
+            document = _document(record, fields, rejects)
+        except DataError as error:
+            if rejects is None:
+                raise
+            rejects.add(record.place, str(error), record.content or _as_text(record.fields))
+        else:
+            yield document
+
+
+def _document(record: Record, fields: Fields, rejects: Rejects | None) -> Document:
+    if record.fields is None:
+        raise DataError(f"{record.place}: {record.fault}")
+    document = document_of(record.fields, record.place, fields)
+    if rejects is not None and not rejects.is_new(document.id):
+        raise DataError(f"{record.place}: the id {document.id!r} came before; ids are unique")
+    return document
+
+
+def _as_text(fields: Mapping[str, Any] | None) -> str:
+    return "" if fields is None else json.dumps(fields, default=str)
+
+
+def _for_text(fields: Fields) -> Fields:
+    """Plain text has no fields to choose among; its ids may be made of its content."""
+    return Fields(CONTENT_ID if fields.id == CONTENT_ID else "id")
+
+
+def _corpus_file(path: Path) -> Path:
+    """The corpus file that a path stands for: itself, or the one of a BEIR folder; a folder, if it is one of texts."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise DataError(f"{path} is missing; expected a corpus file or a BEIR folder")
+        return path
+    names = ["corpus.jsonl", *(f"corpus.jsonl{suffix}" for suffix in COMPRESSED)]
+    found = [path / name for name in names if (path / name).is_file()]
+    if not found and next(path.rglob("*.txt"), None) is not None:
+        return path
     if len(found) != 1:
         raise DataError(
-            f"{folder}: expected one of {names[0]} and {names[1]}, or .txt files, found {len(found) or 'neither'}"
+            f"{path}: expected one of {', '.join(names)}, or .txt files, found {len(found) or 'none of them'}"
         )
     return found[0]
-
-
-def _read_text_files(folder: Path, fields: Fields) -> Iterator[Document]:
-    for path in sorted(folder.rglob("*.txt")):
-        place = _Place(path)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from error
-        yield _text_document(path.relative_to(folder).as_posix(), text, place, fields)
-
-
-def _read_text(path: Path, fields: Fields) -> Iterator[Document]:
-    with _opened(path) as (stream, place):
-        for number, raw in enumerate(stream, start=1):
-            place.line = number
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            if text:
-                yield _text_document(str(number), text, place, fields)
-
-
-def _text_document(identifier: str, text: str, place: _Place, fields: Fields) -> Document:
-    return _document({"id": identifier, "text": text}, place, Fields(CONTENT_ID if fields.id == CONTENT_ID else "id"))
-
-
-def _read_parquet(path: Path, fields: Fields) -> Iterator[Document]:
-    import pyarrow
-    from pyarrow import parquet
-
-    place = _Place(path, unit="row")
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                for row in batch.to_pylist():
-                    place.line += 1
-                    yield _document(row, place, fields)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{place} or after: not readable as Parquet: {error}; write the file again") from error
-
-
-def _read_jsonl(path: Path, fields: Fields) -> Iterator[Document]:
-    with _opened(path) as (stream, place):
-        # Split as bytes: only a line feed ends a line, while a JSON string may hold U+2028 and its like as they are.
-        for number, raw in enumerate(stream, start=1):
-            place.line = number
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            if text.strip():
-                yield _document(_json_object(text, place), place, fields)
-
-
-def _json_object(text: str, place: _Place) -> dict[str, Any]:
-    try:
-        fields = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{place}: expected one JSON object, the line does not parse: {error}") from error
-    if not isinstance(fields, dict):
-        raise DataError(f"{place}: expected a JSON object, found {type(fields).__name__}")
-    return fields
-
-
-def _read_csv(path: Path, fields: Fields) -> Iterator[Document]:
-    return _read_table(path, fields, delimiter=",", quoting=csv.QUOTE_MINIMAL)
-
-
-def _read_tsv(path: Path, fields: Fields) -> Iterator[Document]:
-    return _read_table(path, fields, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-def _read_table(path: Path, fields: Fields, *, delimiter: str, quoting: Any) -> Iterator[Document]:
-    csv.field_size_limit(_FIELD_BYTES)
-    with _opened(path) as (stream, place):
-        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
-        header = next(rows, None)
-        place.line = 1
-        ids = ID_FIELDS if fields.id is None else (fields.id,)
-        if header is None or fields.text not in header or not (fields.id == CONTENT_ID or set(ids) & set(header)):
-            raise DataError(f"{place}: expected a header line that names the columns {ids[0]} and {fields.text}")
-        for row in rows:
-            place.line = rows.line_num
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise DataError(f"{place}: expected {len(header)} columns, got {len(row)}")
-            yield _document(dict(zip(header, row, strict=True)), place, fields)
-
-
-_READERS: Mapping[str, Callable[[Path, Fields], Iterator[Document]]] = {
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".txt": _read_text,
-    ".parquet": _read_parquet,
-}
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, _Place]]:
-    """The bytes of a file, gunzipped, and the place of the last line read, which the reader keeps up to date."""
-    place = _Place(path)
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            yield cast("BinaryIO", stream), place
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place} or after: expected UTF-8 text: {error}; re-encode the file") from error
-    except csv.Error as error:
-        raise DataError(f"{place} or after: not readable as a table: {error}") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{place} or after: the gzip stream is damaged: {error}; copy it again") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _document(row: Mapping[str, Any], place: _Place, fields: Fields) -> Document:
-    title = row.get(fields.title)
-    # Empty text is legal: BEIR sets (TREC-COVID) have documents that consist of their title.
-    text = _string(row.get(fields.text), fields.text, place)
-    title = "" if title is None else _string(title, fields.title, place)
-    if fields.id == CONTENT_ID:
-        id_field, identifier = None, _content_id(title, text)
-    else:
-        id_field = fields.id or next((name for name in ID_FIELDS if name in row), ID_FIELDS[0])
-        identifier = _identifier(row.get(id_field), place)
-    used = {id_field, fields.title, fields.text}
-    return Document(identifier, text, title, {name: value for name, value in row.items() if name not in used})
-
-
-def _content_id(title: str, text: str) -> str:
-    """The same for the same title and text, and for no others: 128 bits of SHA-256, hexadecimal."""
-    parts = f"{len(title)} {title}{text}"
-    return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _identifier(value: object, place: _Place) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # many corpora number their documents
-    if not isinstance(value, str) or not is_valid_id(value):
-        raise DataError(
-            f"{place}: expected '_id' (or 'id') to be a non-empty string without NUL and lone surrogates, got {value!r}"
-        )
-    return value
-
-
-def _string(value: object, name: str, place: _Place) -> str:
-    if not isinstance(value, str):
-        found = "no such field" if value is None else type(value).__name__
-        raise DataError(f"{place}: expected a string in {name!r}, found {found}")
-    return value

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import tracemalloc
 from pathlib import Path
@@ -9,9 +11,12 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from safe_retrieval.errors import DataError
-from safe_retrieval.index.corpus import CONTENT_ID, Fields, documents_from, read_corpus
+from safe_retrieval.errors import DataError, InputError
+from safe_retrieval.index.corpus import CONTENT_ID, Fields, Rejects, corpus_size, documents_from, read_corpus
 from safe_retrieval.types import Document
 
 DOCUMENTS = [
@@ -23,7 +28,8 @@ DOCUMENTS = [
 
 def write(path: Path, data: str | bytes) -> Path:
     data = data.encode() if isinstance(data, str) else data
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    path.write_bytes(pack(data))
     return path
 
 
@@ -34,7 +40,7 @@ def as_jsonl(documents: list[Document]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.JSONL", "c.ndjson", "c.jsonl.gz"])
+@pytest.mark.parametrize("name", ["c.jsonl", "c.JSONL", "c.ndjson", "c.jsonl.gz", "c.jsonl.zst"])
 def test_jsonl(tmp_path: Path, name: str) -> None:
     assert list(read_corpus(write(tmp_path / name, as_jsonl(DOCUMENTS)))) == DOCUMENTS
 
@@ -47,7 +53,7 @@ def test_jsonl_details(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst"])
 def test_beir_folder(tmp_path: Path, name: str) -> None:
     write(tmp_path / name, as_jsonl(DOCUMENTS))
     write(tmp_path / "queries.jsonl", "not read")
@@ -88,7 +94,7 @@ def test_long_fields(tmp_path: Path) -> None:
         ("c.csv", "", "line 1: expected a header"),
         ("c.csv", "number,text\n1,a", "header line that names the columns _id and text"),
         ("c.csv", "_id,text\n1,a\n2,b,c", "line 3: expected 2 columns, got 3"),
-        ("c.csv", '_id,text\n1,a\n2,"b', "line 2 or after: not readable as a table"),
+        ("c.csv", '_id,text\n1,a\n2,"b', "line 3: not readable as a table, here or before"),
         ("c.doc", "a", "expected one of .jsonl"),
     ],
 )
@@ -108,10 +114,24 @@ def test_damaged_gzip(tmp_path: Path) -> None:
             list(read_corpus(path))
 
 
+def test_damaged_and_joined_zstd(tmp_path: Path) -> None:
+    documents = [Document(str(n), "text " * n) for n in range(500)]
+    whole = zstandard.compress(as_jsonl(documents).encode())
+    path = tmp_path / "c.jsonl.zst"
+    for damaged in (whole[:-5], whole[:100] + b"\x00" * 20 + whole[120:], b"no zstd at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="zstd stream is damaged") as caught:
+            list(read_corpus(path))
+        assert str(path) in str(caught.value)
+    path.write_bytes(zstandard.compress(as_jsonl(documents[:9]).encode()) + whole[:0])
+    path.write_bytes(path.read_bytes() + zstandard.compress(as_jsonl(documents[9:]).encode()))
+    assert list(read_corpus(path)) == documents
+
+
 def test_missing_paths_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is missing"):
         read_corpus(tmp_path / "absent.jsonl")
-    with pytest.raises(DataError, match="found neither"):
+    with pytest.raises(DataError, match="found none of them"):
         read_corpus(tmp_path)
     write(tmp_path / "corpus.jsonl", "")
     write(tmp_path / "corpus.jsonl.gz", "")
@@ -143,7 +163,7 @@ def test_parquet(tmp_path: Path) -> None:
         list(read_corpus(tmp_path / "c.parquet"))
 
 
-@pytest.mark.parametrize("name", ["c.txt", "c.txt.gz"])
+@pytest.mark.parametrize("name", ["c.txt", "c.txt.gz", "c.txt.zst"])
 def test_a_document_a_line(tmp_path: Path, name: str) -> None:
     assert list(read_corpus(write(tmp_path / name, "\ufefffirst\r\n\n second\n"))) == [
         Document("1", "first"),
@@ -158,7 +178,7 @@ def test_a_document_a_text_file(tmp_path: Path) -> None:
     write(tmp_path / "c.md", "not read")
     assert list(read_corpus(tmp_path)) == [Document("a.txt", "one"), Document("deep/b.txt", "two\nlines\n")]
     write(tmp_path / "a.txt", b"\xff")
-    with pytest.raises(DataError, match=r"a\.txt cannot be read as UTF-8"):
+    with pytest.raises(DataError, match=r"a\.txt: cannot be read as UTF-8"):
         list(read_corpus(tmp_path))
 
 
@@ -202,3 +222,129 @@ def test_a_data_set_of_hugging_face() -> None:
     expected = [Document("a", "one", "", {"label": 1}), Document("b", "two", "", {"label": 2})]
     assert list(documents_from(data)) == expected
     assert list(documents_from(data.to_iterable_dataset())) == expected
+
+
+def test_texts_and_documents_as_rows() -> None:
+    mixed = ["abc", DOCUMENTS[0], {"_id": "x", "text": "y"}]
+    documents = list(documents_from(iter(mixed)))
+    assert documents == [Document("c75e3abb575a77261847ac28273b1991", "abc"), DOCUMENTS[0], Document("x", "y")]
+    with pytest.raises(DataError, match=r"rows, row 2: expected a mapping of fields, a Document or a text, got int"):
+        list(documents_from(["a", 7]))  # type: ignore[list-item]
+    with pytest.raises(InputError, match="got one str; wrap it"):
+        documents_from("a text")
+
+
+def test_a_template_makes_the_text() -> None:
+    row = {"_id": "1", "title": "Iliad", "abstract": "Wrath", "year": -750, "lang": None, "text": "kept"}
+    (document,) = documents_from([row], fields=Fields(template="{title} ({year}): {abstract}{lang}{absent}"))
+    assert document == Document("1", "Iliad (-750): Wrath", "", {"text": "kept"})
+    (document,) = documents_from([row], fields=Fields(template="{abstract}!", id=CONTENT_ID))
+    assert (document.title, document.text) == ("Iliad", "Wrath!")
+    for template in ("no field", "{a", "{a!r}", "{a:>9}", "{}", ""):
+        with pytest.raises(InputError, match="template"):
+            Fields(template=template)
+    with pytest.raises(DataError, match=r"row 1: expected a string in 'tags', found list"):
+        list(documents_from([{"_id": "1", "tags": []}], fields=Fields(template="{tags}")))
+
+
+BROKEN = {
+    "c.jsonl": (
+        (
+            b'{"_id": "a", "text": "1"}\n{"_id": \n["b"]\n{"_id": "c"}\n{"_id": "d", "text": "\xff"}\n'
+            b'{"_id": "a", "text": "again"}\n{"_id": "z", "text": "2"}\n'
+        ),
+        {2: "does not parse", 3: "found list", 4: "'text'", 5: "UTF-8", 6: "'a' came before"},
+    ),
+    "c.csv": (
+        b'_id,text\na,1\nb\nc,"x"y\n,empty\nd,\xff\nz,2\n',
+        {3: "expected 2 columns, got 1", 4: "not readable as a table", 5: "'_id'", 6: "UTF-8"},
+    ),
+    "c.txt": (b"1\n\xff\n2\n", {2: "UTF-8"}),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_bad_lines_are_skipped_counted_and_written_down(tmp_path: Path, name: str, suffix: str) -> None:
+    data, faults = BROKEN[name]
+    path = write(tmp_path / (name + suffix), data)
+    with Rejects(tmp_path / "out" / "rejected.jsonl") as rejects:
+        texts = [document.text for document in read_corpus(path, rejects=rejects)]
+    assert texts == ["1", "2"]
+    entries = [json.loads(line) for line in rejects.path.read_text().splitlines()]
+    assert rejects.count == len(entries) == len(faults)
+    for entry, (line, reason) in zip(entries, faults.items(), strict=True):
+        assert (entry["source"], entry["line"]) == (str(path), line)
+        assert reason in entry["reason"]
+        assert entry["content"]
+    with Rejects(rejects.path) as again:  # a run with nothing to reject leaves no file of an earlier one
+        assert len(list(read_corpus(write(tmp_path / "good.txt", "1"), rejects=again))) == 1
+    assert not rejects.path.exists()
+
+
+def test_rejected_rows_of_parquet_and_of_anything(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"_id": "a", "text": "1"}, {"_id": None, "text": "2"}, {"_id": "c", "text": "3"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    for read in (lambda r: read_corpus(tmp_path / "c.parquet", rejects=r), lambda r: documents_from(rows, rejects=r)):
+        with Rejects(tmp_path / "rejected.jsonl") as rejects:
+            assert [document.id for document in read(rejects)] == ["a", "c"]
+        (entry,) = map(json.loads, rejects.path.read_text().splitlines())
+        assert (entry["row"], json.loads(entry["content"])) == (2, rows[1])
+
+
+def test_a_damaged_file_is_no_bad_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl.gz"
+    path.write_bytes(gzip.compress(as_jsonl(DOCUMENTS).encode())[:-5])
+    with Rejects(tmp_path / "r.jsonl") as rejects, pytest.raises(DataError, match="gzip stream is damaged"):
+        list(read_corpus(path, rejects=rejects))
+
+
+def test_rejecting_remembers_ids_on_the_disk(tmp_path: Path) -> None:
+    lines = "".join(f'{{"_id": "some-rather-long-id-of-document-{n}", "text": "t"}}\n' for n in range(8_000))
+    path = write(tmp_path / "c.jsonl", lines)
+    tracemalloc.start()
+    with Rejects(tmp_path / "r.jsonl") as rejects:
+        assert sum(1 for _ in read_corpus(path, rejects=rejects)) == 8_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "size"),
+    [("c.jsonl.zst", "{}\n\n{}", 2), ("c.txt", "a\n \nb\nc", 3), ("c.csv", "_id,text\na,b", None)],
+)
+def test_sizes_for_the_progress_bar(tmp_path: Path, name: str, data: str, size: int | None) -> None:
+    assert corpus_size(write(tmp_path / name, data)) == size
+
+
+def test_sizes_of_parquet_and_folders(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"_id": ["a", "b"]}), tmp_path / "c.parquet")
+    assert corpus_size(tmp_path / "c.parquet") == 2
+    write(tmp_path / "a.txt", "one\ntwo")
+    assert corpus_size(tmp_path) == 1
+    write(tmp_path / "broken.parquet", "none")
+    assert corpus_size(tmp_path / "broken.parquet") is None
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)
+IDS = st.lists(TEXTS.filter(bool), min_size=1, max_size=6, unique=True)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ids=IDS, data=st.data())
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.jsonl.zst", "c.csv", "c.csv.zst", "c.parquet"])
+def test_whatever_is_written_comes_back(tmp_path: Path, name: str, ids: list[str], data: st.DataObject) -> None:
+    documents = [Document(i, data.draw(TEXTS), data.draw(TEXTS), {"note": data.draw(TEXTS)}) for i in ids]
+    rows = [{"_id": d.id, "title": d.title, "text": d.text, **d.metadata} for d in documents]
+    if name == "c.parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
+    elif ".csv" in name:
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write(tmp_path / name, table.getvalue())
+    else:
+        write(tmp_path / name, as_jsonl(documents))
+    assert list(read_corpus(tmp_path / name)) == documents
