@@ -29,7 +29,7 @@ def progress_bar(total: int | None, description: str, *, show: bool | None = Non
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,}") if total is None else MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
@@ -38,11 +38,14 @@ def progress_bar(total: int | None, description: str, *, show: bool | None = Non
 
         def advance(count: int) -> None:
             progress.advance(task, count)
+            if total is not None and progress.tasks[0].completed > total:
+                progress.update(task, total=progress.tasks[0].completed)
             speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
             if speed:
                 progress.update(task, rate=f"{speed:,.1f}/s")
 
         yield advance
+        progress.update(task, total=progress.tasks[0].completed)  # known now, and an estimate may have been too high
 
 
 @contextmanager

@@ -16,9 +16,10 @@ import platform
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -95,8 +96,8 @@ def build_index(
         raise InputError(f"shard_size and batch_size must be at least 1, got {shard_size} and {batch_size}")
     out = Path(out)
     started = time.monotonic()
-    if total is None and isinstance(documents, Sized):
-        total = len(documents)
+    if total is None:
+        total = length_hint(documents) or None  # of lists, and of what read_corpus gives
     with locked(out), progress_bar(total, f"Indexing with {encoder.name}", show=progress) as advance:
         build = _Build(
             encoder,

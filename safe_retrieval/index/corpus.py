@@ -24,22 +24,43 @@ Text files may have ``.gz`` or ``.zst`` behind their name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
 from safe_retrieval.errors import DataError, InputError
-from safe_retrieval.index.readers import COMPRESSED, Record, count_records, read_text_files, reader_for
+from safe_retrieval.index.readers import (
+    COMPRESSED,
+    Record,
+    count_records,
+    count_text_files,
+    read_text_files,
+    reader_for,
+)
 from safe_retrieval.index.rejects import Rejects
 from safe_retrieval.index.rows import CONTENT_ID, ID_FIELDS, PLAIN_FIELDS, Fields, Place, content_id, document_of
 from safe_retrieval.types import Document
 
-__all__ = ["CONTENT_ID", "ID_FIELDS", "Fields", "Rejects", "corpus_size", "documents_from", "read_corpus"]
+__all__ = ["CONTENT_ID", "ID_FIELDS", "Fields", "Rejects", "documents_from", "read_corpus"]
 
 
-def read_corpus(
-    path: str | Path, *, fields: Fields = PLAIN_FIELDS, rejects: Rejects | None = None
-) -> Iterator[Document]:
+class Documents(Iterator[Document]):
+    """Documents, one after the other; ``operator.length_hint`` says how many there are at most, where that is known."""
+
+    def __init__(self, documents: Iterator[Document], count: Callable[[], int | None]) -> None:
+        self._documents = documents
+        self._count = count
+
+    def __next__(self) -> Document:
+        return next(self._documents)
+
+    def __length_hint__(self) -> int:
+        return self._count() or 0
+
+
+def read_corpus(path: str | Path, *, fields: Fields = PLAIN_FIELDS, rejects: Rejects | None = None) -> Documents:
     """Read a corpus file or folder, one document at a time.
 
     Args:
@@ -55,21 +76,11 @@ def read_corpus(
     """
     file = _corpus_file(Path(path))
     if file.is_dir():
-        return _documents(read_text_files(file), _for_text(fields), rejects)
+        return Documents(_documents(read_text_files(file), _for_text(fields), rejects), partial(count_text_files, file))
     reader = reader_for(file)
     if ".txt" in file.suffixes[-2:]:
         fields = _for_text(fields)
-    return _documents(reader(file, fields), fields, rejects)
-
-
-def corpus_size(path: str | Path) -> int | None:
-    """How many documents a corpus file or folder holds at most, for a progress bar; ``None`` where that takes long.
-
-    Raises:
-        DataError: the path is missing or no corpus, or a compressed stream is damaged.
-    """
-    file = _corpus_file(Path(path))
-    return sum(1 for _ in file.rglob("*.txt")) if file.is_dir() else count_records(file)
+    return Documents(_documents(reader(file, fields), fields, rejects), partial(count_records, file))
 
 
 def documents_from(
@@ -78,7 +89,7 @@ def documents_from(
     fields: Fields = PLAIN_FIELDS,
     name: str = "rows",
     rejects: Rejects | None = None,
-) -> Iterator[Document]:
+) -> Documents:
     """Documents out of anything that can be iterated over: a Hugging Face data set (streamed ones too), a list, ...
 
     Args:
@@ -94,7 +105,7 @@ def documents_from(
     """
     if isinstance(rows, str | bytes | Mapping):
         raise InputError(f"expected several documents, got one {type(rows).__name__}; wrap it in a list")
-    return _documents(_row_records(rows, name), fields, rejects)
+    return Documents(_documents(_row_records(rows, name), fields, rejects), partial(length_hint, rows))
 
 
 def _row_records(rows: Iterable[object], name: str) -> Iterator[Record | Document]:

@@ -95,6 +95,11 @@ def read_text_files(folder: Path) -> Iterator[Record]:
             raise DataError(f"{path} cannot be read: {error}") from error
 
 
+def count_text_files(folder: Path) -> int:
+    """How many of them there are."""
+    return sum(1 for _ in folder.rglob("*.txt"))
+
+
 def _bare(path: Path) -> Path:
     """The path without the suffix of a compression."""
     return path.with_suffix("") if path.suffix in COMPRESSED else path
