@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from safe_retrieval.cli._common import err, out, print_json
+from safe_retrieval.cli._common import out, print_json
+from safe_retrieval.cli._index_options import (
+    BatchSize,
+    ChunkTokens,
+    ChunkWords,
+    CorpusOptions,
+    CorpusPath,
+    DatasetConfig,
+    IdField,
+    IndexFolder,
+    Offline,
+    Overlap,
+    SkipBad,
+    Split,
+    Template,
+    TextField,
+    TitleField,
+    remark,
+)
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.types import Document
+
+if TYPE_CHECKING:
+    from safe_retrieval.index.rejects import Rejects
 
 app = typer.Typer(help="Build, change, describe and verify index folders.", no_args_is_help=True)
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 _CHUNK = 512
 """Documents that become visible at once."""
-
-CorpusPath = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CORPUS",
-        help="A .jsonl, .csv, .tsv, .txt (.gz too) or .parquet file; a BEIR folder; a folder of .txt files.",
-        show_default=False,
-    ),
-]
-IdField = Annotated[
-    str | None,
-    typer.Option(help="Field of the id; content makes one of title and text.", show_default="_id or id"),
-]
-TitleField = Annotated[str, typer.Option(help="Field of the title.")]
-TextField = Annotated[str, typer.Option(help="Field of the text.")]
-ChunkWords = Annotated[
-    int | None, typer.Option(min=1, help="Cut documents into pieces of so many words.", show_default="whole documents")
-]
-Overlap = Annotated[int, typer.Option(min=0, help="Words that a piece shares with the one before it.")]
-IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.", show_default=False)]
 
 
 @app.command()
@@ -65,10 +67,15 @@ def build(
     id_field: IdField = None,
     title_field: TitleField = "title",
     text_field: TextField = "text",
+    template: Template = None,
     chunk_words: ChunkWords = None,
+    chunk_tokens: ChunkTokens = None,
     overlap: Overlap = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")] = 32,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+    skip_bad: SkipBad = False,
+    dataset_config: DatasetConfig = None,
+    split: Split = None,
+    batch_size: BatchSize = 32,
+    offline: Offline = False,
 ) -> None:
     """Encode a corpus and write an index.
 
@@ -79,17 +86,35 @@ def build(
     from safe_retrieval.index.builder import build_index
 
     bound = None if memory is None else _bytes(memory)
-    documents = _documents(
-        corpus, id_field, title_field, text_field, (chunk_words, overlap)
-    )  # a corpus that is not there is reported before a model is loaded
-    document_encoder = InputEncoder.load(encoder, offline=offline)
-    manifest = build_index(
-        documents, document_encoder, folder, factory=factory, memory=bound, batch_size=batch_size, resume=resume
+    options = CorpusOptions(
+        corpus=corpus,
+        id_field=id_field,
+        title_field=title_field,
+        text_field=text_field,
+        template=template,
+        chunk_words=chunk_words,
+        chunk_tokens=chunk_tokens,
+        overlap=overlap,
+        dataset_config=dataset_config,
+        split=split,
+        offline=offline,
     )
+    with _rejects(folder, skip_bad) as rejects:
+        documents = options.documents(rejects)  # one that is not there is reported before a model is loaded
+        document_encoder = InputEncoder.load(encoder, offline=offline)
+        manifest = build_index(
+            options.pieces(documents, document_encoder),
+            document_encoder,
+            folder,
+            factory=factory,
+            memory=bound,
+            batch_size=batch_size,
+            resume=resume,
+        )
     if factory == "auto":
         _explain(manifest.count, manifest.dimension, bound, deletes=False)
     reused = f", {manifest.build.reused_shards} of {manifest.build.shards} shards taken over"
-    _remark(
+    remark(
         f"{manifest.count:,} documents in {manifest.build.seconds:,.1f} s"
         f"{reused if manifest.build.reused_shards else ''}: {folder}"
     )
@@ -150,10 +175,15 @@ def add(
     id_field: IdField = None,
     title_field: TitleField = "title",
     text_field: TextField = "text",
+    template: Template = None,
     chunk_words: ChunkWords = None,
+    chunk_tokens: ChunkTokens = None,
     overlap: Overlap = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")] = 32,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+    skip_bad: SkipBad = False,
+    dataset_config: DatasetConfig = None,
+    split: Split = None,
+    batch_size: BatchSize = 32,
+    offline: Offline = False,
 ) -> None:
     """Add the documents of a corpus to an index that is there, with the encoder that built it.
 
@@ -162,10 +192,24 @@ def add(
     from safe_retrieval.encoder.input import InputEncoder
     from safe_retrieval.index.folder import load_index
 
-    remaining = _documents(corpus, id_field, title_field, text_field, (chunk_words, overlap))
-    with load_index(folder) as index:
+    options = CorpusOptions(
+        corpus=corpus,
+        id_field=id_field,
+        title_field=title_field,
+        text_field=text_field,
+        template=template,
+        chunk_words=chunk_words,
+        chunk_tokens=chunk_tokens,
+        overlap=overlap,
+        dataset_config=dataset_config,
+        split=split,
+        offline=offline,
+    )
+    with _rejects(folder, skip_bad) as rejects, load_index(folder) as index:
+        documents = options.documents(rejects)
         encoder = InputEncoder.load(index.manifest.encoder.name, offline=offline)
         index.check_encoder(encoder)
+        remaining = options.pieces(documents, encoder)
         added = replaced = 0
         while chunk := list(islice(remaining, _CHUNK)):
             vectors = encoder.encode_documents([document.content for document in chunk], batch_size=batch_size)
@@ -174,7 +218,7 @@ def add(
             else:
                 index.add(chunk, vectors)
             added += len(chunk)
-        _remark(f"{added:,} documents added, {replaced:,} of them in the place of others; {len(index):,} in all")
+        remark(f"{added:,} documents added, {replaced:,} of them in the place of others; {len(index):,} in all")
 
 
 @app.command()
@@ -187,7 +231,7 @@ def delete(
 
     with load_index(folder) as index:
         deleted = index.delete(ids)
-        _remark(f"{deleted:,} documents deleted, {len(set(ids)) - deleted:,} were not there; {len(index):,} left")
+        remark(f"{deleted:,} documents deleted, {len(set(ids)) - deleted:,} were not there; {len(index):,} left")
 
 
 @app.command()
@@ -202,20 +246,18 @@ def get(
         print_json([_fields(document) for document in index.get_documents(ids)])
 
 
-def _documents(
-    corpus: Path, id_field: str | None, title_field: str, text_field: str, chunks: tuple[int | None, int]
-) -> Iterator[Document]:
-    """The documents of a corpus, or their pieces."""
-    from safe_retrieval.index.chunking import chunked
-    from safe_retrieval.index.corpus import Fields, read_corpus
+@contextmanager
+def _rejects(folder: Path, skip_bad: bool) -> Iterator[Rejects | None]:
+    """Where bad lines go, if they are to be skipped; says at the end how many there were."""
+    from safe_retrieval.index.rejects import REJECTED_NAME, Rejects
 
-    documents = read_corpus(corpus, fields=Fields(id_field, title_field, text_field))
-    size, overlap = chunks
-    if size is None:
-        if overlap:
-            raise InputError("an --overlap needs --chunk-words, the number of words of a piece")
-        return documents
-    return chunked(documents, size=size, overlap=overlap)
+    if not skip_bad:
+        yield None
+        return
+    with Rejects(folder / REJECTED_NAME) as rejects:
+        yield rejects
+        if rejects.count:
+            remark(f"{rejects.count:,} bad lines skipped: {rejects.path}")
 
 
 def _fields(document: Document) -> dict[str, Any]:
@@ -242,7 +284,7 @@ def compact(
         before = sum(file.size for file in index.manifest.files())
         index.compact(factory=factory)
         after = sum(file.size for file in index.manifest.files())
-        _remark(f"{len(index):,} documents, {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
+        remark(f"{len(index):,} documents, {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
 
 
 @app.command()
@@ -274,7 +316,3 @@ def _bytes(text: str) -> int:
     if found is None:
         raise InputError(f"expected an amount of memory such as 4GB or 500MB, got {text!r}")
     return int(float(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2].upper()])
-
-
-def _remark(text: str) -> None:
-    err().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -125,6 +125,11 @@ class InputEncoder:
         return self._model.transformers_model
 
     @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, for what counts in its tokens."""
+        return self._model.tokenizer
+
+    @property
     def torch_modules(self) -> tuple[nn.Module, ...]:
         """The model, for a host that moves it or shares it between processes."""
         return (self._model,)

@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 from typer.testing import CliRunner
 
 from safe_retrieval.cli.index import app
 from safe_retrieval.encoder.input import InputEncoder
-from safe_retrieval.errors import DataError, IndexFolderError, IndexFormatError, InputError
+from safe_retrieval.errors import DataError, IndexFolderError, IndexFormatError, InputError, OfflineError
 from safe_retrieval.index.manifest import read_manifest
 from tests.support.encoders import HashEncoder
+from tests.support.tiny_models import tokenizer
 
 CLI = CliRunner()
 
@@ -111,3 +113,51 @@ def test_other_fields_and_pieces(corpus: Path, tmp_path: Path) -> None:
     assert [piece["text"] for piece in found] == ["one two", "two three"]
     assert found[1]["metadata"] == {"document": "a", "chunk": 1}
     assert isinstance(CLI.invoke(app, ["build", str(corpus), out, "--overlap", "1"]).exception, InputError)
+
+
+def test_bad_lines_are_skipped_by_option(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with corpus.open("a") as file:
+        file.write('{"_id": "d3", "text": "again"}\n{"_id": \n')
+    assert isinstance(CLI.invoke(app, ["build", str(corpus), str(out)]).exception, DataError)
+    built = CLI.invoke(app, ["build", str(corpus), str(out), "--skip-bad"])
+    assert built.exit_code == 0
+    assert f"2 bad lines skipped: {out / 'rejected.jsonl'}" in built.stderr
+    rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert [entry["line"] for entry in rejected] == [13, 14]
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"_id": "new", "text": "a"}\nnone\n')
+    added = CLI.invoke(app, ["add", str(out), str(more), "--skip-bad"])
+    assert "1 documents added" in added.stderr
+    assert "1 bad lines skipped" in added.stderr
+    assert CLI.invoke(app, ["verify", str(out)]).exit_code == 0
+
+
+def test_pieces_by_tokens(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = str(tmp_path / "out")
+    options = ["--chunk-tokens", "4", "--overlap", "1"]
+    assert "has no tokenizer" in str(CLI.invoke(app, ["build", str(corpus), out, *options]).exception)
+    monkeypatch.setattr(HashEncoder, "tokenizer", tokenizer(), raising=False)
+    assert CLI.invoke(app, ["build", str(corpus), out, *options]).exit_code == 0
+    found = json.loads(CLI.invoke(app, ["get", out, "d3#0", "d3#1"]).stdout)
+    text = "[text] 3"
+    assert found[0]["text"] in text
+    assert found[1]["metadata"] == {"document": "d3", "chunk": 1}
+    both = CLI.invoke(app, ["build", str(corpus), out, *options, "--chunk-words", "2"])
+    assert isinstance(both.exception, InputError)
+
+
+def test_a_data_set_and_a_template(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, asked = str(tmp_path / "out"), {}
+
+    def load(name: str, config: str | None, *, split: str | None, streaming: bool) -> list[dict[str, str]]:
+        asked.update(name=name, config=config, split=split, streaming=streaming)
+        return [{"_id": "a", "head": "H", "body": "B"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    options = ["--dataset-config", "corpus", "--split", "test", "--template", "{head}: {body}"]
+    assert CLI.invoke(app, ["build", "hf:some/set", out, *options]).exit_code == 0
+    assert asked == {"name": "some/set", "config": "corpus", "split": "test", "streaming": True}
+    assert json.loads(CLI.invoke(app, ["get", out, "a"]).stdout)[0]["text"] == "H: B"
+    assert isinstance(CLI.invoke(app, ["build", "hf:some/set", out, "--offline"]).exception, OfflineError)
+    assert "need a data set" in str(CLI.invoke(app, ["build", str(corpus), out, "--split", "test"]).exception)

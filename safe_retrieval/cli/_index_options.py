@@ -1,0 +1,135 @@
+"""What the commands over index folders share: which corpus, which of its fields, and what is done to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+
+import typer
+
+from safe_retrieval.cli._common import err
+from safe_retrieval.errors import InputError
+from safe_retrieval.types import Document, Encoder
+
+if TYPE_CHECKING:
+    from safe_retrieval.index.rejects import Rejects
+
+IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", help="The index folder.", show_default=False)]
+CorpusPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="CORPUS",
+        help="A .jsonl, .csv, .tsv or .txt (.gz and .zst too) or .parquet file; a BEIR folder; a folder of .txt files; "
+        "hf:NAME, a data set of the Hugging Face hub.",
+        show_default=False,
+    ),
+]
+IdField = Annotated[
+    str | None,
+    typer.Option(help="Field of the id; content makes one of title and text.", show_default="_id or id"),
+]
+TitleField = Annotated[str, typer.Option(help="Field of the title.")]
+TextField = Annotated[str, typer.Option(help="Field of the text.")]
+Template = Annotated[
+    str | None,
+    typer.Option(help="Make the text of several fields: '{title}: {abstract}'.", show_default="the text field"),
+]
+ChunkWords = Annotated[
+    int | None, typer.Option(min=1, help="Cut documents into pieces of so many words.", show_default="whole documents")
+]
+ChunkTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Cut them into so many tokens of the encoder.", show_default="whole documents"),
+]
+Overlap = Annotated[int, typer.Option(min=0, help="Words or tokens that a piece shares with the one before it.")]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad/--no-skip-bad", help="Skip broken lines and repeated ids, and write them to INDEX/rejected.jsonl."
+    ),
+]
+DatasetConfig = Annotated[
+    str | None, typer.Option(help="Configuration of a data set, with hf:.", show_default="its default")
+]
+Split = Annotated[str | None, typer.Option(help="Split of a data set, with hf:.", show_default="the only one")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Open no connection.")]
+
+
+@runtime_checkable
+class _Tokenizing(Protocol):
+    """An encoder that can say how it cuts a text."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """A tokenizer of transformers."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusOptions:
+    """The options of one command, as they were given."""
+
+    corpus: str
+    id_field: str | None = None
+    title_field: str = "title"
+    text_field: str = "text"
+    template: str | None = None
+    chunk_words: int | None = None
+    chunk_tokens: int | None = None
+    overlap: int = 0
+    dataset_config: str | None = None
+    split: str | None = None
+    offline: bool = False
+
+    def documents(self, rejects: Rejects | None = None) -> Iterator[Document]:
+        """The whole documents, streamed; a corpus that is not there is reported at once.
+
+        Raises:
+            InputError: options contradict one another.
+            DataError, OfflineError, DownloadError: the corpus cannot be had.
+        """
+        from safe_retrieval.index.corpus import read_corpus
+        from safe_retrieval.index.hub_corpus import HUB_PREFIX, read_dataset
+        from safe_retrieval.index.rows import Fields
+
+        if self.chunk_words is not None and self.chunk_tokens is not None:
+            raise InputError("expected --chunk-words or --chunk-tokens, got both")
+        if self.overlap and self.chunk_words is None and self.chunk_tokens is None:
+            raise InputError("an --overlap needs --chunk-words or --chunk-tokens, the length of a piece")
+        fields = Fields(self.id_field, self.title_field, self.text_field, self.template)
+        if self.corpus.startswith(HUB_PREFIX):
+            return read_dataset(
+                self.corpus.removeprefix(HUB_PREFIX),
+                config=self.dataset_config,
+                split=self.split,
+                fields=fields,
+                rejects=rejects,
+                offline=self.offline,
+            )
+        if self.dataset_config or self.split:
+            raise InputError(f"--dataset-config and --split need a data set, hf:NAME, got {self.corpus}")
+        return read_corpus(self.corpus, fields=fields, rejects=rejects)
+
+    def pieces(self, documents: Iterator[Document], encoder: Encoder) -> Iterator[Document]:
+        """The documents, or the pieces that they are to be cut into.
+
+        Raises:
+            InputError: tokens were asked for, and the encoder has no tokenizer that knows where its tokens are.
+        """
+        from safe_retrieval.index.chunking import chunked, token_spans
+
+        if self.chunk_words is not None:
+            return chunked(documents, size=self.chunk_words, overlap=self.overlap)
+        if self.chunk_tokens is not None:
+            if not isinstance(encoder, _Tokenizing):
+                raise InputError(f"{encoder.name} has no tokenizer to count by; take --chunk-words")
+            spans = token_spans(encoder.tokenizer)
+            return chunked(documents, size=self.chunk_tokens, overlap=self.overlap, spans=spans)
+        return documents
+
+
+def remark(text: str) -> None:
+    """One line to stderr, as it is."""
+    err().print(text, markup=False, highlight=False, soft_wrap=True)
