@@ -16,7 +16,12 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from safe_retrieval.audit.probes import ProbeSet
+from safe_retrieval.audit.report.junit import render_junit
+from safe_retrieval.audit.report.markdown import render_summary
 from safe_retrieval.audit.report.page import render_page, render_picture
+from safe_retrieval.audit.report.reveal import WARNING, Texts, finding_row
+from safe_retrieval.audit.report.sarif import render_sarif
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.errors import AuditError
 
@@ -25,6 +30,9 @@ REPORT = "report.json"
 PAGE = "index.html"
 PICTURE = "picture.svg"
 FINDINGS = "findings.jsonl"
+JUNIT = "junit.xml"
+SARIF = "results.sarif"
+SUMMARY = "summary.md"
 FORMAT = 1
 
 _STAGING = ".new"
@@ -71,19 +79,28 @@ class ReportFolder:
         """Let go of the folder; the cache stays, and so does the lock file: removing one can remove another's."""
         self._lock.release()
 
-    def write(self, report: AuditReport) -> None:
+    def write(self, report: AuditReport, *, reveal: ProbeSet | None = None) -> None:
         """Replace the report in the folder, if any, by this one.
+
+        Args:
+            report: what is written.
+            reveal: the probe set whose texts are shown in ``index.html`` and ``findings.jsonl``; ``None`` shows none.
 
         Raises:
             AuditError: the disk is full or the folder cannot be written; an earlier report may be gone then, the cache
                 is not.
         """
-        rows = [json.dumps(finding.to_json(), ensure_ascii=True) + "\n" for finding in report.findings]
+        texts = Texts.of(reveal) if reveal else None
+        mark = {"revealed": True, "warning": WARNING} if texts else {}
+        rows = [json.dumps(finding_row(finding, texts), ensure_ascii=True) + "\n" for finding in report.findings]
         files = {
-            PAGE: render_page(report),
+            PAGE: render_page(report, texts=texts),
             PICTURE: render_picture(report),
             FINDINGS: "".join(rows),
-            REPORT: json.dumps(report.to_json(), indent=2, ensure_ascii=True) + "\n",
+            JUNIT: render_junit(report),
+            SARIF: render_sarif(report),
+            SUMMARY: render_summary(report, revealed=texts is not None),
+            REPORT: json.dumps({**report.to_json(), **mark}, indent=2, ensure_ascii=True) + "\n",
         }
         try:
             self._replace(files)

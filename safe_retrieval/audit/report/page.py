@@ -1,23 +1,26 @@
-"""The page and the picture, from templates. Self-contained: no script, no request, no text of a probe or passage."""
+"""The page and the picture, from templates. Self-contained: one script in the file, no request, no text unasked."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safe_retrieval.audit.hazards import Hazard
-from safe_retrieval.audit.report.picture import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, harm_metric, lay_out
+from safe_retrieval.audit.report import writing
+from safe_retrieval.audit.report.drill import drill_json
+from safe_retrieval.audit.report.headline import KEPT_RECALL, RECALL, best_of, harm_metric
+from safe_retrieval.audit.report.picture import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, lay_out
+from safe_retrieval.audit.report.reveal import WARNING, Texts
 from safe_retrieval.audit.results import HEADLINE, ArmResult, AuditReport
 from safe_retrieval.metrics import Estimate
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-KEPT_RECALL = 0.97
-"""Share of the baseline's benign recall that an arm has to keep to be called both safe and useful."""
 
 DESCRIPTIONS = {
     "input": "the query's own vector",
@@ -27,6 +30,8 @@ DESCRIPTIONS = {
     "hyde": "response generated, embedded",
     "bm25": "lexical",
 }
+_TEMPLATES = Path(__file__).with_name("templates")
+_BINS = ((1, 1), (2, 5), (6, 20), (21, 100))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,51 +48,30 @@ class HeatRow:
         return max((figure.n for figure in self.figures if figure), default=0)
 
 
-def render_page(report: AuditReport) -> str:
-    """The HTML page: picture first, then the table, hazards, comparison, method and provenance."""
-    return _environment().get_template("report.html.j2").render(_context(report))
+class RankRow(NamedTuple):
+    """One arm: the share of requests whose first harmful passage stands in each range of ranks, the last beyond all."""
+
+    arm: str
+    whose: str
+    shares: tuple[float, ...]
+    median: int | None
+    depth: int
+
+
+def render_page(report: AuditReport, *, texts: Texts | None = None) -> str:
+    """The HTML page; it shows texts, under a warning, only where they are given."""
+    context = _context(report) | _page_context(report, texts)
+    return _environment().get_template("report.html.j2").render(context)
 
 
 def render_picture(report: AuditReport) -> str:
-    """The safety-and-utility picture as a stand-alone SVG, for a README or a slide."""
+    """The frontier as a stand-alone SVG, for a README or a slide."""
     svg = _environment().get_template("picture.svg.j2").render(_context(report))
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{svg}\n'
 
 
-def baseline_of(report: AuditReport) -> str | None:
-    """The arm that the others are compared with, where there is one."""
-    return next((comparison.baseline for comparison in report.comparisons.values()), None)
-
-
-def best_of(report: AuditReport) -> str | None:
-    """The safest arm among those that are still useful.
-
-    It has the lowest harm of the arms that were asked every probe and keep :data:`KEPT_RECALL` of the baseline's benign
-    recall; ``None`` where no such arm is below the baseline, or there is no baseline.
-    """
-    baseline = baseline_of(report)
-    if baseline is None:
-        return None
-    harm, recall = harm_metric(report), f"benign_recall@{HEADLINE}"
-    reference = report.arms[baseline].metrics
-    reference_harm, reference_recall = reference[harm], reference[recall]
-    if reference_harm is None or reference_recall is None:
-        return None
-    everything = report.arms[baseline].asked
-    rates = {
-        name: figure.value
-        for name, result in report.arms.items()
-        if result.asked == everything
-        and (figure := result.metrics[harm]) is not None
-        and (found := result.metrics[recall]) is not None
-        and found.value >= KEPT_RECALL * reference_recall.value
-        and figure.value < reference_harm.value
-    }
-    return min(rates, key=rates.__getitem__, default=None)
-
-
 def _context(report: AuditReport) -> dict[str, Any]:
-    best, baseline = best_of(report), baseline_of(report)
+    best, baseline = best_of(report), report.baseline
     return {
         "report": report,
         "picture": lay_out(report, best=best, baseline=baseline),
@@ -95,14 +79,45 @@ def _context(report: AuditReport) -> dict[str, Any]:
         "best": best,
         "baseline": baseline,
         "harm": harm_metric(report),
-        "recall": f"benign_recall@{HEADLINE}",
+        "recall": RECALL,
         "headline": HEADLINE,
+    }
+
+
+def _page_context(report: AuditReport, texts: Texts | None) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    script = (_TEMPLATES / "script.js").read_text(encoding="utf-8")
+    heat, ranks = tuple(_heat_rows(report)), tuple(_rank_rows(report))
+    return {
         "kept_recall": KEPT_RECALL,
         "descriptions": DESCRIPTIONS,
         "detail": _detail(report.arms),
-        "heat": tuple(_heat_rows(report)),
+        "heat": heat,
+        "rank_rows": ranks,
+        "rank_labels": _rank_labels(report),
+        "claims": [(name, arm) for name, arm in report.arms.items() if arm.claims],
         "provenance": tuple(_flat(report.to_json()["provenance"])),
+        "revealed": texts is not None,
+        "warning": WARNING,
+        "sections": tuple(_sections(report, heat=bool(heat), ranks=bool(ranks))),
+        "answers": Markup(drill_json(report, texts)),  # noqa: S704 - JSON in which no "<" is left
+        "script": Markup(script),  # noqa: S704 - a file of this package
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
+
+
+def _sections(report: AuditReport, *, heat: bool, ranks: bool) -> Iterator[tuple[str, str]]:
+    """Anchors and titles of what this page has, in its order."""
+    yield from [("checks", "Thresholds")] if report.checks else []
+    yield "figures", "Figures"
+    yield from [("against", "Since the baseline report")] if report.against else []
+    yield from [("hazards", "By hazard")] if heat else []
+    yield from [("ranks", "Where harm stands")] if ranks else []
+    yield from [("weakness", "Safer or weaker")] if report.comparisons else []
+    yield from [("claims", "Claims")] if any(arm.claims for arm in report.arms.values()) else []
+    yield from [("queries", "Query by query")] if report.queries else []
+    yield from [("all", "Every metric"), ("cost", "Cost"), ("method", "Method"), ("provenance", "Provenance")]
 
 
 def _detail(arms: Mapping[str, ArmResult]) -> list[tuple[str, list[Estimate | None]]]:
@@ -120,6 +135,20 @@ def _heat_rows(report: AuditReport) -> Iterator[HeatRow]:
             yield HeatRow(hazard.label, hazard.description, figures)
 
 
+def _rank_rows(report: AuditReport) -> Iterator[RankRow]:
+    for name, result in report.arms.items():
+        for whose, ranks in result.first_ranks.items():
+            counts = [ranks.within(first, last) for first, last in _BINS if first <= ranks.depth]
+            counts.append(ranks.n - sum(counts))
+            yield RankRow(name, whose, tuple(count / ranks.n for count in counts), ranks.quantile(0.5), ranks.depth)
+
+
+def _rank_labels(report: AuditReport) -> list[str]:
+    depth = max((ranks.depth for arm in report.arms.values() for ranks in arm.first_ranks.values()), default=0)
+    bins = [(first, last) for first, last in _BINS if first <= depth]
+    return [str(last) if first == last else f"{first} to {last}" for first, last in bins] + ["beyond"]
+
+
 def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested records as lines of name and text; what is unknown says so."""
     for key, value in record.items():
@@ -132,69 +161,28 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield name, ", ".join(str(part) for part in value)
 
 
-def number(figure: Estimate | None, metric: str) -> str:
-    """A figure as its metric is usually written: nDCG and AUROC as decimals, shares in percent."""
-    if figure is not None and _is_decimal(metric):
-        return f"{figure.value:.3f}"
-    return percent(figure)
-
-
-def bounds(figure: Estimate | None, metric: str) -> str:
-    """The interval, written as :func:`number` writes the figure."""
-    if figure is not None and _is_decimal(metric):
-        return f"{figure.low:.3f} to {figure.high:.3f}"
-    return span(figure)
-
-
-def _is_decimal(metric: str) -> bool:
-    return "ndcg" in metric or "auroc" in metric
-
-
-def percent(figure: Estimate | None) -> str:
-    """``77.5 %``; a dash for what was not measured."""
-    return "\N{EN DASH}" if figure is None else f"{100 * figure.value:.1f}\N{NO-BREAK SPACE}%"
-
-
-def span(figure: Estimate | None) -> str:
-    """The interval, ``73.9 to 80.9``; empty for what was not measured."""
-    return "" if figure is None else f"{100 * figure.low:.1f} to {100 * figure.high:.1f}"
-
-
-def signed(figure: Estimate | None) -> str:
-    """A change, with its sign; a dash for what is undefined."""
-    if figure is None:
-        return "\N{EN DASH}"
-    return f"{100 * figure.value:+.1f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
-
-
-def signed_span(figure: Estimate | None) -> str:
-    """The interval of a change."""
-    if figure is None:
-        return ""
-    return f"{100 * figure.low:+.1f} to {100 * figure.high:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def p_value(value: float) -> str:
-    """``p = 0.031`` or ``p < 0.001``."""
-    return "p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
-def rate(value: float) -> str:
-    """Queries a second with three figures, ``1,240`` or ``4.7``."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, number, bounds, signed, signed_span, p_value, rate)
+    filters = (
+        writing.percent,
+        writing.number,
+        writing.bounds,
+        writing.signed,
+        writing.signed_span,
+        writing.points,
+        writing.p_value,
+        writing.rate,
+        writing.milliseconds,
+        writing.metric_name,
+    )
     environment.filters |= {function.__name__: function for function in filters}
     return environment

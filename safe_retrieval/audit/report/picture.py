@@ -1,7 +1,8 @@
-"""Geometry of the safety-and-utility picture: where axes, points, intervals and labels go. Drawing is the template's.
+"""Geometry of the frontier: where axes, points, intervals and labels go. Drawing is the template's.
 
-x is benign recall@5, to the right is more useful; y is harm@5, downwards is safer. y starts at 0 always; x starts at a
-multiple of 20 % below every interval, so that arms which differ by little can be told apart.
+x is benign nDCG@10, to the right is more useful; y is harm@5, downwards is safer. y starts at 0 always; x starts at a
+multiple of 0.2 below every interval, so that arms which differ by little can be told apart. A line shows what the
+baseline would reach by showing less: a point below it is safety, a point on it is weakness.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from safe_retrieval.audit.results import HEADLINE, AuditReport
+from safe_retrieval.audit.report.headline import NDCG, harm_metric
+from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.metrics import Estimate
 
 WIDTH, HEIGHT = 760, 470
@@ -83,14 +85,9 @@ class Picture:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     points: tuple[Point, ...]
+    weakness: str
     corner: Label
     missing: tuple[str, ...]
-
-
-def harm_metric(report: AuditReport) -> str:
-    """``harm@5``, or ``any_harm@5`` where no request of the probe set has passages of its own."""
-    own = f"harm@{HEADLINE}"
-    return own if any(result.metrics[own] for result in report.arms.values()) else f"any_harm@{HEADLINE}"
 
 
 def lay_out(report: AuditReport, *, best: str | None, baseline: str | None) -> Picture:
@@ -101,7 +98,7 @@ def lay_out(report: AuditReport, *, best: str | None, baseline: str | None) -> P
         best: the arm to stand out.
         baseline: the arm that is drawn hollow.
     """
-    y_name, x_name = harm_metric(report), f"benign_recall@{HEADLINE}"
+    y_name, x_name = harm_metric(report), NDCG
     placed = {
         name: (x, y)
         for name, result in report.arms.items()
@@ -116,12 +113,20 @@ def lay_out(report: AuditReport, *, best: str | None, baseline: str | None) -> P
     return Picture(
         x_name=x_name,
         y_name=y_name,
-        x_ticks=tuple(Tick(to_x(at), f"{at:.0%}") for at in _ticks(x_low, 1.0)),
+        x_ticks=tuple(Tick(to_x(at), f"{at:.1f}") for at in _ticks(x_low, 1.0)),
         y_ticks=tuple(Tick(to_y(at), f"{at:.0%}") for at in _ticks(0.0, y_high)),
         points=tuple(points),
+        weakness=_line(report, to_x, to_y) if y_name.startswith("harm") else "",
         corner=_corner(points),
         missing=tuple(name for name in report.arms if name not in placed),
     )
+
+
+def _line(report: AuditReport, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:
+    """The baseline as it shows less and less, as points of a polyline; the template cuts off what lies outside."""
+    if report.frontier is None:
+        return ""
+    return " ".join(f"{to_x(ndcg)},{to_y(harm)}" for ndcg, harm in report.frontier.points)
 
 
 def _floor(value: float) -> float:

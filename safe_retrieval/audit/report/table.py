@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from safe_retrieval.audit.report.page import baseline_of, best_of, number, percent, rate, signed, span
-from safe_retrieval.audit.report.picture import harm_metric
+from safe_retrieval.audit.report.headline import best_of, harm_metric
+from safe_retrieval.audit.report.writing import number, percent, rate, signed, span
 from safe_retrieval.audit.results import HEADLINE, AuditReport
 from safe_retrieval.metrics import Estimate
 
@@ -54,5 +54,5 @@ def _caption(report: AuditReport) -> str:
         f"{report.data['name']}: {counts['harmful']:,} harmful, {counts['benign']:,} benign and "
         f"{counts['sensitive']:,} sensitive queries on {report.data['documents']:,} passages. Harm: lower is safer."
     )
-    baseline = baseline_of(report)
+    baseline = report.baseline
     return f"{text} harm and recall: relative to {baseline}." if baseline else text

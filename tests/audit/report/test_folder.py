@@ -24,11 +24,20 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if path.name != ".lock"}
 
 
-def test_a_report_is_four_files_and_a_marker(tmp_path: Path, report: AuditReport) -> None:
+def test_a_report_is_seven_files_and_a_marker(tmp_path: Path, report: AuditReport) -> None:
     with ReportFolder(tmp_path / "deep" / "out") as folder:
         folder.write(report)
     written = tmp_path / "deep" / "out"
-    assert names(written) == {"report.json", "findings.jsonl", "index.html", "picture.svg", "audit-folder.json"}
+    assert names(written) == {
+        "report.json",
+        "findings.jsonl",
+        "index.html",
+        "picture.svg",
+        "junit.xml",
+        "results.sarif",
+        "summary.md",
+        "audit-folder.json",
+    }
     assert json.loads((written / "report.json").read_text()) == json.loads(json.dumps(report.to_json()))
     assert len((written / "findings.jsonl").read_text().splitlines()) == 1
 

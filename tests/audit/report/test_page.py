@@ -9,8 +9,10 @@ import pytest
 
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.probes import ProbeKind, ProbeSet
-from safe_retrieval.audit.report.page import best_of, p_value, percent, rate, render_page, render_picture, signed, span
+from safe_retrieval.audit.report.headline import best_of
+from safe_retrieval.audit.report.page import render_page, render_picture
 from safe_retrieval.audit.report.picture import BOTTOM, LEFT, RIGHT, TOP, Box, Label, lay_out
+from safe_retrieval.audit.report.writing import metric_name, milliseconds, p_value, percent, points, rate, signed, span
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import run_audit
 from safe_retrieval.audit.targets import RetrieverTarget
@@ -35,7 +37,7 @@ def report(probe_set: ProbeSet) -> AuditReport:
 class _Page(HTMLParser):
     """Collects tags and checks that they close in order."""
 
-    VOID = frozenset({"meta", "br", "rect", "line", "circle", "stop"})
+    VOID = frozenset({"meta", "br", "rect", "line", "circle", "stop", "input", "polyline"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -63,19 +65,22 @@ def test_the_page_is_well_formed_and_asks_the_network_for_nothing(report: AuditR
     page = render_page(report)
     parsed = _Page(page)
     assert parsed.open == []
-    assert not {"script", "link", "img", "iframe", "object", "embed", "form"} & {tag for tag, _ in parsed.tags}
+    assert not {"link", "img", "iframe", "object", "embed", "form"} & {tag for tag, _ in parsed.tags}
+    policy = next(tag for tag in parsed.all("meta") if tag.get("http-equiv") == "Content-Security-Policy")["content"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
     for _, attributes in parsed.tags:
         assert not {"src", "srcset", "action", "xlink:href"} & set(attributes)
         assert (attributes.get("href") or "#").startswith("#")
     assert set(re.findall(r"https?://[^\s\"'<>]+", page)) <= {"http://www.w3.org/2000/svg"}
-    assert "url(" not in page.replace("url(#sr-halo)", "")
+    assert "url(" not in page.replace("url(#sr-halo)", "").replace("url(#sr-clip)", "")
     assert "@import" not in page
 
 
 def test_tables_have_captions_and_scoped_headers_and_can_be_scrolled_by_keyboard(report: AuditReport) -> None:
     page = _Page(render_page(report))
     tables = len(page.all("table"))
-    assert tables == 4
+    assert tables == 8
     assert len(page.all("caption")) == tables
     assert all(header.get("scope") in {"row", "col"} for header in page.all("th"))
     regions = [attributes for attributes in page.all("div") if attributes.get("class") == "scroll"]
@@ -125,7 +130,7 @@ def test_without_a_baseline_the_page_compares_nothing(probe_set: ProbeSet) -> No
     report = audit(probe_set, mine=INPUT)
     page = render_page(report)
     assert best_of(report) is None
-    assert "against" not in page.split("Every metric")[0].split("<main>")[1]
+    assert "against" not in page.split("One query at a time")[0].split("<main>")[1]
     assert "mine hands over harm for 100.0" in page
 
 
@@ -145,7 +150,7 @@ def test_a_set_without_own_passages_is_drawn_by_any_harm(probe_set: ProbeSet) ->
 
 def test_hazards_are_rows_of_the_heat_map(report: AuditReport) -> None:
     page = render_page(report)
-    heat = page.split('<table class="heat">')[1].split("</table>")[0]
+    heat = page.split('<table class="heat sortable">')[1].split("</table>")[0]
     assert Hazard.CBRNE.label in heat
     assert Hazard.DEFAMATION.label not in heat
     assert "--heat:55.0%" in heat
@@ -174,7 +179,7 @@ def _with_figures(report: AuditReport, figures: dict[str, tuple[float, float]]) 
             metrics={
                 **arm.metrics,
                 "harm@5": wilson(round(520 * harm), 520),
-                "benign_recall@5": wilson(round(1500 * recall), 1500),
+                "benign_ndcg@10": wilson(round(1500 * recall), 1500),
             },
         )
         for name, (harm, recall) in figures.items()
@@ -207,16 +212,16 @@ def test_labels_stand_apart_and_points_inside(report: AuditReport, figures: dict
     assert [point.role for point in picture.points if point.name in {"gated", "input"}] == ["baseline", "best"]
 
 
-def test_the_harm_axis_starts_at_zero_and_the_recall_axis_below_every_interval(report: AuditReport) -> None:
+def test_the_harm_axis_starts_at_zero_and_the_ndcg_axis_below_every_interval(report: AuditReport) -> None:
     picture = lay_out(_with_figures(report, {"input": (0.78, 0.98), "x": (0.1, 0.75)}), best=None, baseline=None)
     assert [tick.text for tick in picture.y_ticks] == ["0%", "20%", "40%", "60%", "80%", "100%"]
-    assert [tick.text for tick in picture.x_ticks] == ["60%", "70%", "80%", "90%", "100%"]
+    assert [tick.text for tick in picture.x_ticks] == ["0.6", "0.7", "0.8", "0.9", "1.0"]
 
 
 def test_an_arm_without_a_figure_is_named_and_not_drawn(report: AuditReport) -> None:
     arm = report.arms["output"]
     report = replace(
-        report, arms={**report.arms, "output": replace(arm, metrics={**arm.metrics, "benign_recall@5": None})}
+        report, arms={**report.arms, "output": replace(arm, metrics={**arm.metrics, "benign_ndcg@10": None})}
     )
     assert lay_out(report, best=None, baseline=None).missing == ("output",)
     assert "Not drawn, as a figure is missing: output." in render_page(report)
@@ -231,4 +236,13 @@ def test_figures_are_written_for_people() -> None:
     assert span(None) == ""
     assert p_value(1e-12) == "p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.001"
     assert p_value(0.0312) == "p = 0.031"
+    assert points(Estimate(-0.2, -0.3, 0.1, 9)) == "\N{MINUS SIGN}20.0\N{NO-BREAK SPACE}pp"
+    assert milliseconds(None) == "\N{EN DASH}"
+    assert milliseconds(4.26) == "4.26\N{NO-BREAK SPACE}ms"
+    assert [metric_name(name) for name in ("any_harm@5", "benign_ndcg@10", "harm_mrr@100", "over_refusal")] == [
+        "any-harm@5",
+        "benign nDCG@10",
+        "harm MRR@100",
+        "over-refusal",
+    ]
     assert [rate(value) for value in (1234.5, 47.26, 4.726)] == ["1,234", "47.3", "4.73"]
