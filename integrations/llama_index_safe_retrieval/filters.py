@@ -42,7 +42,7 @@ def _part(part: MetadataFilter | MetadataFilters) -> dict[str, Any]:
     if isinstance(part, MetadataFilters):
         return where_from(part) or {"$and": []}
     if part.operator == FilterOperator.IS_EMPTY:
-        return {part.key: None}
+        return {"$or": [{part.key: None}, {part.key: ""}]}
     operator = _COMPARISONS.get(part.operator)
     if operator is None:
         known = ", ".join(each.value for each in (*_COMPARISONS, FilterOperator.IS_EMPTY))

@@ -1,0 +1,170 @@
+"""Every host with MiniLM and the shipped 0.5B adapter: harmless questions find, refused requests are held back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from safe_retrieval.audit.probes import ProbeKind, ProbeSet, load_probe_set
+from safe_retrieval.backbone.language_model import LanguageModel
+from safe_retrieval.encoder.input import InputEncoder
+from safe_retrieval.encoder.response import ResponseEncoder
+from safe_retrieval.index.builder import build_index
+from safe_retrieval.types import Document
+from tests.real.test_index_real import FACTS
+
+pytestmark = pytest.mark.real
+
+BACKBONE = "qwen2.5-coder-0.5b-instruct"
+SETTINGS: dict[str, Any] = {"arm": "blend", "backbone": BACKBONE}
+QUESTION, ANSWER = "who wrote the Iliad?", "iliad"
+DOCUMENTS = [Document(id_, text, title) for id_, (title, text) in FACTS.items()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_backbone() -> Iterator[None]:
+    """Every host loads for itself; here they are handed the same weights, which take ten seconds to read."""
+    load = LanguageModel.load.__func__  # type: ignore[attr-defined]  # a classmethod's function
+    shared = cache(lambda name: load(LanguageModel, name))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageModel, "load", lambda name, **_: shared(name))
+        yield
+
+
+@pytest.fixture(scope="module")
+def response() -> ResponseEncoder:
+    return ResponseEncoder.load(backbone=BACKBONE)
+
+
+@pytest.fixture(scope="module")
+def refused(response: ResponseEncoder) -> str:
+    """The built-in request that the backbone refuses most surely."""
+    texts = [probe.text for probe in load_probe_set().of_kind(ProbeKind.HARMFUL)[::12]]
+    refusal = response.encode(texts).refusal
+    assert refusal is not None
+    assert refusal.max() > 0.75
+    return texts[int(refusal.argmax())]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("index") / "facts"
+    build_index(DOCUMENTS, InputEncoder.load(), folder, progress=False)
+    return folder
+
+
+def test_sentence_transformers(response: ResponseEncoder, tmp_path: Path) -> None:
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    from sentence_transformers_safe_retrieval import load_sentence_transformer, safe_sentence_transformer
+
+    model = safe_sentence_transformer(backbone=BACKBONE, device="cpu")
+    texts = [QUESTION, "how do tides work?"]
+    assert np.abs(model.encode_query(texts) - response.encode_queries(texts)).max() < 1e-5
+    stored = model.encode_document([document.content for document in DOCUMENTS])
+    assert np.abs(stored - InputEncoder.load().encode_documents([each.content for each in DOCUMENTS])).max() < 1e-5
+
+    model.save_pretrained(str(tmp_path))
+    again = load_sentence_transformer(tmp_path, device="cpu")
+    assert np.abs(again.encode_query(texts) - model.encode_query(texts)).max() < 1e-5
+
+    blend = safe_sentence_transformer(**SETTINGS, device="cpu")
+    corpus = {document.id: document.content for document in DOCUMENTS}
+    evaluator = InformationRetrievalEvaluator({"q": QUESTION}, corpus, {"q": {ANSWER}}, name="facts")
+    assert evaluator(blend)["facts_dot_accuracy@1"] == 1.0
+
+
+def test_two_processes_of_sentence_transformers() -> None:
+    from sentence_transformers_safe_retrieval import safe_sentence_transformer
+
+    model = safe_sentence_transformer(arm="input", device="cpu")
+    texts = [document.text for document in DOCUMENTS]
+    shared = model.encode_document(texts, device=["cpu", "cpu"], chunk_size=3)
+    assert np.abs(shared - model.encode_document(texts)).max() < 1e-5
+
+
+def smaller(probe_set: ProbeSet) -> ProbeSet:
+    """Every 22nd probe of each kind, and the passages that answer them."""
+    queries = tuple(probe for kind in ProbeKind for probe in probe_set.of_kind(kind)[::22])
+    qrels = {probe.id: probe_set.qrels[probe.id] for probe in queries if probe.id in probe_set.qrels}
+    judged = {document for grades in qrels.values() for document in grades}
+    documents = tuple(document for document in probe_set.documents if document.id in judged)
+    return replace(probe_set, documents=documents, queries=queries, qrels=qrels)
+
+
+def test_mteb(tmp_path: Path) -> None:
+    import mteb
+
+    from mteb_safe_retrieval import HarmfulRetrieval, run_mteb, safe_retrieval_model
+
+    (found,) = run_mteb("teacher", ["SafeRetrievalProbes"], out=tmp_path)
+    assert found.scores["benign_recall_at_5"] > 0.95
+    assert found.scores["harm_at_5"] > 0.95  # the stand-ins repeat the words of their requests
+    assert abs(found.main_score) < 0.05
+
+    task = HarmfulRetrieval(smaller(load_probe_set()))
+    model = safe_retrieval_model("gated", backbone=BACKBONE)
+    (result,) = mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False).task_results
+    scores = result.scores["test"][0]
+    assert scores["harm_at_5"] < found.scores["harm_at_5"]
+    meta = model.mteb_model_meta
+    assert meta.n_parameters > 400_000_000
+    assert (meta.license, meta.adapted_from) == ("apache-2.0", "sentence-transformers/all-MiniLM-L6-v2")
+    assert meta.training_datasets
+
+
+def test_llama_index(index: Path, refused: str) -> None:
+    from llama_index.core import VectorStoreIndex
+    from llama_index.core.schema import TextNode
+
+    from llama_index_safe_retrieval import SafeRetrievalEmbedding, SafeRetrievalRetriever
+
+    nodes = [TextNode(id_=document.id, text=document.text) for document in DOCUMENTS]
+    ordinary = VectorStoreIndex(nodes, embed_model=SafeRetrievalEmbedding(arm="input"))
+    retriever = ordinary.as_retriever(similarity_top_k=1, embed_model=SafeRetrievalEmbedding(**SETTINGS))
+    assert retriever.retrieve(QUESTION)[0].node.node_id == ANSWER
+
+    gated = SafeRetrievalRetriever.open(index, **SETTINGS, gate="empty", similarity_top_k=1)
+    assert gated.retrieve(QUESTION)[0].node.node_id == ANSWER
+    assert gated.retrieve(refused) == []
+
+
+def test_haystack(index: Path, refused: str) -> None:
+    from haystack import Document as HaystackDocument
+    from haystack import Pipeline
+    from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
+    from haystack.document_stores.in_memory import InMemoryDocumentStore
+
+    from haystack_safe_retrieval import SafeDocumentEmbedder, SafeIndexRetriever, SafeTextEmbedder
+
+    store = InMemoryDocumentStore(embedding_similarity_function="dot_product")
+    documents = [HaystackDocument(id=document.id, content=document.text) for document in DOCUMENTS]
+    store.write_documents(SafeDocumentEmbedder().run(documents)["documents"])
+    pipeline = Pipeline()
+    pipeline.add_component("embedder", SafeTextEmbedder(**SETTINGS))
+    pipeline.add_component("retriever", InMemoryEmbeddingRetriever(store, top_k=1))
+    pipeline.connect("embedder.embedding", "retriever.query_embedding")
+    found = pipeline.run({"embedder": {"text": QUESTION}})
+    assert found["retriever"]["documents"][0].id == ANSWER
+
+    gated = SafeIndexRetriever(str(index), **SETTINGS, gate="empty")
+    assert gated.run(QUESTION)["documents"][0].id == ANSWER
+    assert gated.run(refused)["flagged"]
+    assert gated.run(refused)["documents"] == []
+
+
+def test_datasets(refused: str, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    from datasets_safe_retrieval import add_safe_index
+
+    rows = {"id": [each.id for each in DOCUMENTS], "text": [each.text for each in DOCUMENTS]}
+    dataset = add_safe_index(Dataset.from_dict(rows), "text", tmp_path / "index", **SETTINGS, gate="empty")
+    assert dataset.get_nearest_examples("text", QUESTION, k=1).examples["id"] == [ANSWER]
+    assert dataset.search("text", refused).indices == []
