@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safe_retrieval.audit.attribution import Ladder, Rung
+from safe_retrieval.audit.changes import Factor
 from safe_retrieval.audit.encodings import Encoded, EncodingCache, Generating, Progress
 from safe_retrieval.audit.models import LocalModels, Models, RecordedEncoder
 from safe_retrieval.audit.probes import ProbeSet
 from safe_retrieval.audit.provenance import provenance, source_state
+from safe_retrieval.audit.regression import compare_reports, read_baseline
 from safe_retrieval.audit.report import ReportFolder
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import CUTOFFS, check_audit, run_audit
@@ -46,6 +50,8 @@ def audit_arms(
     hyde_queries: int = HYDE_QUERIES,
     cutoffs: Sequence[int] = CUTOFFS,
     seed: int = 0,
+    baseline: Path | None = None,
+    reveal: bool = False,
     progress: Progress = progress_bar,
 ) -> AuditReport:
     """Audit arms on one probe set and write the report.
@@ -59,17 +65,20 @@ def audit_arms(
             0 asks all.
         cutoffs: further k for harm and recall.
         seed: of bootstraps and of the choice of probes for ``hyde``.
+        baseline: folder of an earlier audit of the same probes, to be compared with.
+        reveal: show the texts of queries and passages in ``index.html`` and ``findings.jsonl``, under a warning.
         progress: display for encodings that have to be made.
 
     Raises:
         InputError: no arm, one named twice, or a number out of range.
-        AuditError: ``out`` is not ours to write, or answers cannot be right.
+        AuditError: ``out`` is not ours to write, answers cannot be right, or ``baseline`` cannot be compared with.
         ModelError, AdapterError: a model or adapter cannot be had.
         EncoderMismatchError: the adapter's teacher is not the document encoder.
     """
     check_audit(probe_set, [arm.value for arm in arms], cutoffs)
     if hyde_queries < 0:
         raise InputError(f"hyde_queries is a number of probes, 0 for all; got {hyde_queries}")
+    earlier = read_baseline(baseline) if baseline else None  # now: it may lie in ``out``
     source_state()  # before hours of work, not after them
     with ReportFolder(out) as folder:
         bench = _Bench(
@@ -81,9 +90,28 @@ def audit_arms(
             progress=progress,
         )
         targets = [bench.target(arm) for arm in arms]
-        report = run_audit(probe_set, targets, cutoffs=cutoffs, seed=seed, provenance=bench.provenance)
-        folder.write(report)
+        report = run_audit(
+            probe_set, targets, cutoffs=cutoffs, ladders=ladders_of(arms), seed=seed, provenance=bench.provenance
+        )
+        if earlier:
+            report = replace(report, against=compare_reports(report, earlier))
+        folder.write(report, reveal=probe_set if reveal else None)
     return report
+
+
+def ladders_of(arms: Sequence[AuditArm]) -> dict[str, Ladder]:
+    """The steps from ``input`` to the arms that change more than one thing, as far as the arms between are there."""
+    present = set(arms)
+    if not {AuditArm.INPUT, AuditArm.BLEND} <= present:
+        return {}
+    if AuditArm.OUTPUT in present:
+        blend = [Rung(Factor.ENCODER, AuditArm.OUTPUT.value), Rung(Factor.BLEND, AuditArm.BLEND.value)]
+    else:
+        blend = [Rung(Factor.ENCODER, AuditArm.BLEND.value)]
+    ladders: dict[str, Ladder] = {AuditArm.BLEND.value: blend} if len(blend) > 1 else {}
+    if AuditArm.GATED in present:
+        ladders[AuditArm.GATED.value] = [*blend, Rung(Factor.GATE, AuditArm.GATED.value)]
+    return ladders
 
 
 class _Bench:
