@@ -79,7 +79,7 @@ def compacted(folder: Path, snapshot: Snapshot, factory: str | None = None) -> I
     parsed = parse_factory(name)
     if own.count:
         parsed.check_count(own.count)
-    whole = len(segments) < 2 and all(segment.live is None for segment in segments)
+    whole = len(segments) < 2 and all(segment.live is None and segment.documents.full_text for segment in segments)
     if whole and name == own.factory and all(segment.record.factory == name for segment in segments):
         return own
     return _published(folder, _with_factory(snapshot, name), [], _Source(segments, []), name)

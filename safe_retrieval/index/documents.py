@@ -1,4 +1,4 @@
-"""The documents of an index in one SQLite file: position, id, title, text, metadata.
+"""The documents of an index in one SQLite file: position, id, title, text, metadata, and which words stand where.
 
 A writer fills a new file in one go; a reader opens a finished one read-only. The file is written without a journal,
 since a half-written one is thrown away, and opened as immutable, so that no stray journal beside it can change what
@@ -25,9 +25,11 @@ from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
 from safe_retrieval.index.filters import Condition
 from safe_retrieval.index.vectors import is_valid_id
+from safe_retrieval.index.words import WORDS_SCHEMA
 from safe_retrieval.types import Document
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1, which had no table of words, is read as well."""
 
 _SCHEMA = f"""
 PRAGMA journal_mode = OFF;
@@ -40,7 +42,7 @@ CREATE TABLE documents (
     text TEXT NOT NULL,
     metadata TEXT NOT NULL
 );
-"""
+{WORDS_SCHEMA}"""
 _COLUMNS = "id, title, text, metadata"
 # SQLite's default bound on parameters was 999 until 3.32.
 _PARAMETERS = 900
@@ -84,6 +86,8 @@ class DocumentWriter:
         try:
             with self._connection:
                 self._connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?)", rows)
+                words = ((position, title, text) for position, _, title, text, _ in rows)
+                self._connection.executemany("INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", words)
         except sqlite3.IntegrityError as error:
             # With the journal off there is no rollback, so the file is of no use from here on; the caller drops it.
             raise DataError(f"{self._repeated(rows)}; ids are unique") from error
@@ -133,6 +137,7 @@ class DocumentStore:
 
     Attributes:
         path: the file.
+        full_text: whether it can be asked for words; files of version 1 cannot.
 
     Args:
         path: the file.
@@ -150,8 +155,9 @@ class DocumentStore:
         with ExitStack() as on_failure:
             on_failure.callback(self.close)
             ((version,),) = self._query("PRAGMA user_version")
-            if version != SCHEMA_VERSION:
-                raise IndexFormatError(f"{path}: expected documents of version {SCHEMA_VERSION}, got {version}")
+            if version not in {1, SCHEMA_VERSION}:
+                raise IndexFormatError(f"{path}: expected documents of version {SCHEMA_VERSION} or 1, got {version}")
+            self.full_text = version > 1
             ((self._count,),) = self._query("SELECT COUNT(*) FROM documents")
             on_failure.pop_all()
 
@@ -196,7 +202,12 @@ class DocumentStore:
         """Which documents fulfil a condition; (n,) bool by position, the caller's own.
 
         The first answer reads all metadata, at about a million documents in a few seconds; then it is remembered.
+
+        Raises:
+            InputError: words are asked for, and the file is too old to know where they stand.
         """
+        if condition.full_text and not self.full_text:
+            raise InputError(f"{self.path} is of a version without full text; compact the index once, and it has it")
         with self._lock:
             bits = self._matches.get(condition)
         if bits is None:

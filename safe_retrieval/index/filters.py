@@ -1,4 +1,4 @@
-"""Conditions on metadata, in Python, as JSON, and as SQL.
+"""Conditions on metadata and on words, in Python, as JSON, and as SQL.
 
 A filter is a tree of small frozen dataclasses, or the mapping that document databases have made common::
 
@@ -10,6 +10,9 @@ What a condition means, whatever states it:
 - Fields are the names at the top level of a document's metadata.
 - Numbers compare by value (``1`` equals ``1.0``), strings by code point. Values of different kinds are never equal and
   never in order; a boolean is no number. A list or an object equals nothing.
+- Words are runs of letters and digits, compared without regard to case and accents, in title and text. Every part of a
+  search text that white space sets off must stand there, and a part of several words (``don't``, ``2026-11-25``) with
+  those words one behind the other.
 - ``None`` equals a field that is null or missing. Every other condition on a field that is missing is false, so its
   negation is true.
 
@@ -25,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from safe_retrieval.errors import InputError
+from safe_retrieval.index.words import has_words, match_query, words_of
 from safe_retrieval.types import Metadata
 
 Scalar: TypeAlias = str | int | float | bool | None
@@ -63,6 +67,14 @@ class Between:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """Title and text have all these words; as a ``phrase``, one behind the other, within the title or the text."""
+
+    text: str
+    phrase: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class All:
     """Every part holds; true if there is none."""
 
@@ -83,17 +95,24 @@ class Not:
     part: Filter
 
 
-Filter: TypeAlias = Equal | OneOf | Between | All | AnyOf | Not
+Filter: TypeAlias = Equal | OneOf | Between | Words | All | AnyOf | Not
 
 Where: TypeAlias = Filter | Mapping[str, Any] | None
 """What a search takes: a filter, the mapping that stands for one, or none."""
 
 
 class Condition(NamedTuple):
-    """A filter as SQL over the column ``metadata``, with the values of its question marks."""
+    """A filter as SQL over ``documents``, with the values of its question marks.
+
+    Attributes:
+        sql: the expression.
+        values: what is bound to its question marks.
+        full_text: whether it looks at words, which the oldest files have no table of.
+    """
 
     sql: str
     values: tuple[str, ...]
+    full_text: bool = False
 
 
 def as_filter(where: Where) -> Filter | None:
@@ -101,7 +120,8 @@ def as_filter(where: Where) -> Filter | None:
 
     Mappings: ``{"field": value}`` for equality; ``{"field": {operator: value}}`` with ``$eq``, ``$ne``, ``$gt``,
     ``$gte``, ``$lt``, ``$lte``, or with ``$in``, ``$nin`` and a list; several fields, or several operators of one
-    field, must all hold; ``{"$and": [mappings]}``, ``{"$or": [mappings]}`` and ``{"$not": mapping}``.
+    field, must all hold; ``{"$words": text}`` and ``{"$phrase": text}``; ``{"$and": [mappings]}``,
+    ``{"$or": [mappings]}`` and ``{"$not": mapping}``.
 
     Raises:
         InputError: it is no filter, has an unknown operator, a value that nothing can equal, or is too large.
@@ -130,8 +150,10 @@ def _entry(name: object, value: Any, level: int) -> Filter:
         return All(parts) if name == "$and" else AnyOf(parts)
     if name == "$not":
         return Not(_from_mapping(value, level + 1))
+    if name in {"$words", "$phrase"}:
+        return Words(value, phrase=name == "$phrase")
     if not isinstance(name, str) or name.startswith("$"):
-        raise InputError(f"expected a field, $and, $or or $not, got {name!r}")
+        raise InputError(f"expected a field, $and, $or, $not, $words or $phrase, got {name!r}")
     if not isinstance(value, Mapping):
         return Equal(name, value)
     parts = tuple(_operation(name, operator, operand) for operator, operand in value.items())
@@ -180,6 +202,9 @@ def _check(found: Filter) -> None:
                 waiting += [(inner, level + 1) for inner in parts]
             case Not(inner):
                 waiting.append((inner, level + 1))
+            case Words(text):
+                if not isinstance(text, str) or not words_of(text):
+                    raise InputError(f"expected a text with at least one word to look for, got {text!r}")
             case _:
                 _check_leaf(part)
 
@@ -231,15 +256,23 @@ def _kind(value: object) -> str:
     return "number" if isinstance(value, int | float) else "other"
 
 
-def matches(found: Filter, metadata: Metadata) -> bool:
-    """Whether metadata fulfils a filter."""
+def matches(found: Filter, metadata: Metadata, texts: Sequence[str] = ()) -> bool:
+    """Whether a document's metadata, and its title and text where words are asked for, fulfil a filter."""
     match found:
         case All(parts):
-            return all(matches(part, metadata) for part in parts)
+            return all(matches(part, metadata, texts) for part in parts)
         case AnyOf(parts):
-            return any(matches(part, metadata) for part in parts)
+            return any(matches(part, metadata, texts) for part in parts)
         case Not(part):
-            return not matches(part, metadata)
+            return not matches(part, metadata, texts)
+        case Words(text, phrase):
+            return has_words(text, phrase=phrase, texts=texts)
+        case _:
+            return _leaf_matches(found, metadata)
+
+
+def _leaf_matches(found: Equal | OneOf | Between, metadata: Metadata) -> bool:
+    match found:
         case Equal(field, value):
             return _equal(metadata.get(field), value)
         case OneOf(field, values):
@@ -275,7 +308,10 @@ def to_sql(found: Filter) -> Condition:
             return _joined(parts, " OR ", "0")
         case Not(part):
             inner = to_sql(part)
-            return Condition(f"NOT {inner.sql}", inner.values)
+            return Condition(f"NOT {inner.sql}", inner.values, inner.full_text)
+        case Words(text, phrase):
+            query = match_query(text, phrase=phrase)
+            return Condition("position IN (SELECT rowid FROM words WHERE words MATCH ?)", (query,), full_text=True)
         case OneOf(field, values):
             return _one_of(field, values)
         case _:
@@ -301,7 +337,8 @@ def _leaf(found: Equal | Between) -> Condition:
 def _joined(parts: Sequence[Filter], word: str, empty: str) -> Condition:
     conditions = [to_sql(part) for part in parts]
     sql = word.join(condition.sql for condition in conditions) or empty
-    return Condition(f"({sql})", tuple(value for condition in conditions for value in condition.values))
+    values = tuple(value for condition in conditions for value in condition.values)
+    return Condition(f"({sql})", values, any(condition.full_text for condition in conditions))
 
 
 def _one_of(field: str, values: Sequence[Scalar]) -> Condition:

@@ -112,7 +112,7 @@ def test_unknown_version_and_damage_without_a_hash(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 99")
     connection.commit()
     connection.close()
-    with pytest.raises(IndexFormatError, match="version 1, got 99"):
+    with pytest.raises(IndexFormatError, match="version 2 or 1, got 99"):
         DocumentStore(path)
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(IndexFormatError, match=r"d\.sqlite cannot be read"):
