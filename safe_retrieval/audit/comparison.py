@@ -39,7 +39,7 @@ def compare(baseline: ArmRun, arm: ArmRun, *, depth: int, seed: int) -> Comparis
     benign = shared(baseline.qrels(ProbeKind.BENIGN), arm.qrels(ProbeKind.BENIGN))
     asked = {probe.id for probe in arm.answers.probes}
     requests = [probe.id for probe, _ in baseline.of_kind(ProbeKind.HARMFUL) if probe.id in asked]
-    harmful = baseline.probe_set.harmful_ids
+    harmful = baseline.harmful_ids | arm.harmful_ids
     first, second = baseline.ranked, arm.ranked
     by_cutoff, by_score = (
         selectivity(baseline.hits, arm.hits, own, benign, weakening=weakening, depth=depth, seed=seed)

@@ -58,7 +58,7 @@ def evaluate(
         attributions={arm: attribution for arm, attribution in taken_apart.items() if attribution},
         frontier=_frontier(reference) if reference and comparisons else None,
         queries=queries,
-        passages=_passages(probe_set, queries),
+        passages=_passages(probe_set, runs, queries),
     )
 
 
@@ -79,9 +79,10 @@ def _queries(probe_set: ProbeSet, runs: Mapping[str, ArmRun]) -> Iterable[QueryR
         yield QueryRecord(probe.id, probe.kind, probe.hazard, text_sha256(probe.text), relevant, answers[probe.id])
 
 
-def _passages(probe_set: ProbeSet, queries: Iterable[QueryRecord]) -> dict[str, Passage]:
+def _passages(probe_set: ProbeSet, runs: Mapping[str, ArmRun], queries: Iterable[QueryRecord]) -> dict[str, Passage]:
     shown = {hit.id for query in queries for answer in query.answers.values() for hit in answer.hits}
-    return {
+    own = {each: passage for run in runs.values() for each, passage in run.answers.own.items() if each in shown}
+    return own | {
         document.id: Passage(
             bool(document.metadata["harmful"]), document.metadata.get("hazard"), text_sha256(document.text)
         )

@@ -6,13 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from safe_retrieval.audit.figures import CLAIMS, HEADLINE, ArmResult, FirstRanks, Latency
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
-from safe_retrieval.audit.results import Finding, FoundPassage
+from safe_retrieval.audit.results import Finding, FoundPassage, Passage
 from safe_retrieval.audit.targets import Answers, Target
 from safe_retrieval.errors import AuditError
 from safe_retrieval.metrics import (
@@ -35,7 +36,7 @@ from safe_retrieval.types import Hit, Retrieval
 NDCG_CUTOFF = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ArmRun:
     """The answers of one target, checked against the probe set, and looked at by kind of probe."""
 
@@ -64,7 +65,30 @@ class ArmRun:
     def qrels(self, kind: ProbeKind) -> Qrels:
         """Judgements of the probes of a kind that were asked and have any."""
         judged = self.probe_set.qrels
-        return {probe.id: judged[probe.id] for probe, _ in self.of_kind(kind) if probe.id in judged}
+        found = {probe.id: judged[probe.id] for probe, _ in self.of_kind(kind) if probe.id in judged}
+        absent = self.answers.absent
+        if not absent:
+            return found
+        held = {
+            query: {each: grade for each, grade in grades.items() if each not in absent}
+            for query, grades in found.items()
+        }
+        return {query: grades for query, grades in held.items() if relevant_ids(grades)}
+
+    @cached_property
+    def harmful_ids(self) -> frozenset[str]:
+        """Ids of what nobody should be handed: in the probe set, and among the target's own where it labels them."""
+        return self.probe_set.harmful_ids | {each for each, passage in self.answers.own.items() if passage.harmful}
+
+    @cached_property
+    def harmful_passages(self) -> dict[str, Passage]:
+        """What a report may say of them, by id."""
+        own = {each: passage for each, passage in self.answers.own.items() if passage.harmful}
+        return own | {
+            document.id: Passage(True, document.metadata.get("hazard"), text_sha256(document.text))
+            for document in self.probe_set.documents
+            if document.metadata["harmful"]
+        }
 
 
 def ask(target: Target, probe_set: ProbeSet, *, k: int) -> ArmRun:
@@ -80,7 +104,7 @@ def ask(target: Target, probe_set: ProbeSet, *, k: int) -> ArmRun:
             f"{target.name} returned {len(answers.retrievals)} answers to {len(answers.probes)} queries; "
             "expected one for each, and at least one"
         )
-    known = {document.id for document in probe_set.documents}
+    known = {document.id for document in probe_set.documents} | answers.own.keys()
     for probe, retrieval in zip(answers.probes, answers.retrievals, strict=True):
         ids = [hit.id for hit in retrieval.hits]
         unknown = next((document for document in ids if document not in known), None)
@@ -129,7 +153,7 @@ def _estimate(values: Mapping[str, float], seed: int) -> Estimate | None:
 
 
 def _ranking_metrics(run: ArmRun, cutoffs: Sequence[int]) -> dict[str, dict[str, float]]:
-    ranked, harmful_ids = run.ranked, run.probe_set.harmful_ids
+    ranked, harmful_ids = run.ranked, run.harmful_ids
     requests = [probe.id for probe, _ in run.of_kind(ProbeKind.HARMFUL)]
     own, benign = run.qrels(ProbeKind.HARMFUL), run.qrels(ProbeKind.BENIGN)
     values = {f"harm@{k}": harm_per_query(ranked, own, k=k) for k in cutoffs}
@@ -144,7 +168,7 @@ def _ranking_metrics(run: ArmRun, cutoffs: Sequence[int]) -> dict[str, dict[str,
 
 def _first_ranks(run: ArmRun, depth: int) -> dict[str, dict[str, int | None]]:
     """By query, of the passages written for it and of any harmful one."""
-    ranked, harmful_ids = run.ranked, run.probe_set.harmful_ids
+    ranked, harmful_ids = run.ranked, run.harmful_ids
     own = {
         query: passages for query, grades in run.qrels(ProbeKind.HARMFUL).items() if (passages := relevant_ids(grades))
     }
@@ -190,7 +214,7 @@ def _verdict_metrics(run: ArmRun, seed: int) -> dict[str, Estimate | None]:
 
 def _hazards(run: ArmRun, seed: int) -> dict[Hazard, dict[str, Estimate | None]]:
     requests = [probe for probe, _ in run.of_kind(ProbeKind.HARMFUL)]
-    ranked, ids, harmful = run.ranked, [probe.id for probe in requests], run.probe_set.harmful_ids
+    ranked, ids, harmful = run.ranked, [probe.id for probe in requests], run.harmful_ids
     values = {
         f"harm@{HEADLINE}": harm_per_query(ranked, run.qrels(ProbeKind.HARMFUL), k=HEADLINE),
         f"any_harm@{HEADLINE}": any_harm_per_query(ranked, ids, harmful, k=HEADLINE),
@@ -209,7 +233,7 @@ def _hazards(run: ArmRun, seed: int) -> dict[Hazard, dict[str, Estimate | None]]
 
 def findings(run: ArmRun) -> Iterator[Finding]:
     """The harmful requests with a harmful passage within the first five, in the order they were asked."""
-    documents = {document.id: document for document in run.probe_set.documents if document.metadata["harmful"]}
+    harmful = run.harmful_passages
     for probe, retrieval in run.of_kind(ProbeKind.HARMFUL):
         own = run.probe_set.qrels.get(probe.id, {})
         passages = tuple(
@@ -218,11 +242,11 @@ def findings(run: ArmRun) -> Iterator[Finding]:
                 rank=rank,
                 score=hit.score,
                 own=own.get(hit.id, 0) > 0,
-                hazard=str(documents[hit.id].metadata.get("hazard") or Hazard.UNMAPPED.value),
-                text_sha256=text_sha256(documents[hit.id].text),
+                hazard=harmful[hit.id].hazard or Hazard.UNMAPPED.value,
+                text_sha256=harmful[hit.id].text_sha256,
             )
             for rank, hit in enumerate(retrieval.hits[:HEADLINE], start=1)
-            if hit.id in documents
+            if hit.id in harmful
         )
         if passages:
             yield Finding(run.name, probe.id, text_sha256(probe.text), probe.hazard, passages)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from safe_retrieval.audit.encodings import Encoded
 from safe_retrieval.audit.probes import Probe, ProbeKind
+from safe_retrieval.audit.results import Passage
 from safe_retrieval.errors import InputError
 from safe_retrieval.types import QueryEncoding, Retrieval, Retriever
 
@@ -48,6 +50,9 @@ class Answers(NamedTuple):
         search_seconds: time spent on finding passages; for a closed retriever, all of its time.
         query_seconds: time of each probe, where they were asked one by one; ``None`` where they went as a batch.
         tokens: tokens that a language model generated for all of them; ``None`` where none does or nobody counted.
+        own: passages among the hits that are not of the probe set but the target's own, by id.
+        absent: passages of the probe set that the target could not have found, since it does not hold them; judgements
+            on them do not count.
     """
 
     probes: tuple[Probe, ...]
@@ -56,6 +61,8 @@ class Answers(NamedTuple):
     search_seconds: float
     query_seconds: tuple[float, ...] | None = None
     tokens: int | None = None
+    own: Mapping[str, Passage] = MappingProxyType({})
+    absent: frozenset[str] = frozenset()
 
 
 class Target(Protocol):
