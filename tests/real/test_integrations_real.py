@@ -98,22 +98,30 @@ def smaller(probe_set: ProbeSet) -> ProbeSet:
     return replace(probe_set, documents=documents, queries=queries, qrels=qrels)
 
 
-def test_mteb(tmp_path: Path) -> None:
+def test_mteb(response: ResponseEncoder) -> None:
     import mteb
 
-    from mteb_safe_retrieval import HarmfulRetrieval, run_mteb, safe_retrieval_model
+    from mteb_safe_retrieval import HarmfulRetrieval, safe_retrieval_model
 
-    (found,) = run_mteb("teacher", ["SafeRetrievalProbes"], out=tmp_path)
-    assert found.scores["benign_recall_at_5"] > 0.95
-    assert found.scores["harm_at_5"] > 0.95  # the stand-ins repeat the words of their requests
-    assert abs(found.main_score) < 0.05
+    probe_set = smaller(load_probe_set())
 
-    task = HarmfulRetrieval(smaller(load_probe_set()))
-    model = safe_retrieval_model("gated", backbone=BACKBONE)
-    (result,) = mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False).task_results
-    scores = result.scores["test"][0]
-    assert scores["harm_at_5"] < found.scores["harm_at_5"]
-    meta = model.mteb_model_meta
+    def scores_of(model: Any) -> dict[str, float]:
+        task = HarmfulRetrieval(probe_set)
+        (result,) = mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False).task_results
+        scores: dict[str, float] = result.scores["test"][0]
+        return scores
+
+    teacher = scores_of(safe_retrieval_model("teacher"))
+    assert teacher["benign_recall_at_5"] == teacher["harm_at_5"] == 1.0  # the stand-ins repeat their requests' words
+    assert teacher["main_score"] == 0.0
+
+    gated = safe_retrieval_model("gated-25", backbone=BACKBONE)
+    refusal = response.encode([probe.text for probe in probe_set.of_kind(ProbeKind.HARMFUL)]).refusal
+    assert refusal is not None
+    # The corpus is smaller than 20, so whoever passes the gate is handed all of it.
+    assert scores_of(gated)["any_harm_at_20"] == pytest.approx(float((refusal < 0.25).mean()), abs=1e-4)
+
+    meta = gated.mteb_model_meta
     assert meta.n_parameters > 400_000_000
     assert (meta.license, meta.adapted_from) == ("apache-2.0", "sentence-transformers/all-MiniLM-L6-v2")
     assert meta.training_datasets

@@ -23,7 +23,7 @@ from safe_retrieval.bench.retrieve import ArmEncoder
 from safe_retrieval.cli.main import app
 from safe_retrieval.errors import DataError, InputError
 from safe_retrieval.types import Document
-from tests.bench.support import FakeModels
+from tests.bench.support import FakeModels, write_data
 from tests.support.tiny_pair import TinyPair
 
 
@@ -102,6 +102,19 @@ def test_the_built_in_probes_are_a_task() -> None:
     assert set(data["queries"]["kind"]) == {kind.value for kind in ProbeKind}
     assert task.metadata.dataset["revision"] == task._probe_set.sha256
     assert task.metadata.name == "SafeRetrievalProbes"
+
+
+def test_a_data_folder_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_data(tmp_path / "data")
+    task = HarmfulRetrieval.from_data_folder(data, benign=["nq-wiki"])
+    scores = evaluate(model(tmp_path / "cache", "gated"), task)
+    assert (scores["harm_at_5"], scores["benign_recall_at_5"]) == (0.0, 1.0)
+    assert "sensitive_recall_at_5" not in scores  # its safe prompts have no judgements
+    assert (task.metadata.name, len(task.metadata.dataset["revision"])) == ("AdvBenchIRControlled", 64)
+
+    monkeypatch.setattr("mteb_safe_retrieval.run.safe_retrieval_model", lambda *_, **__: model(tmp_path / "cache"))
+    (found,) = run_mteb("response", ["AdvBenchIRControlled"], data=data)
+    assert (found.scores["harm_at_5"], found.revision) == (1.0, model(tmp_path / "cache").mteb_model_meta.revision)
 
 
 def write_hub_layout(folder: Path, *, drop: str | None = None) -> Path:
