@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from safe_retrieval.audit import encodings
-from safe_retrieval.audit.arms import audit_arms
+from safe_retrieval.audit.arms import audit_arms, ladders_of
 from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
+from safe_retrieval.audit.report.reveal import WARNING
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.targets import AuditArm
 from safe_retrieval.errors import AuditError, EncoderMismatchError, InputError
@@ -182,7 +183,15 @@ def test_no_output_holds_the_text_of_a_query_or_passage(
 ) -> None:
     audit_arms(probe_set, ALL, out=tmp_path, models=FakeModels())
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"report.json", "findings.jsonl", "index.html", "picture.svg"} <= {path.name for path in written}
+    assert {
+        "report.json",
+        "findings.jsonl",
+        "index.html",
+        "picture.svg",
+        "junit.xml",
+        "results.sarif",
+        "summary.md",
+    } <= {path.name for path in written}
     captured = capfd.readouterr()
     shown = [caplog.text.encode(), captured.out.encode(), captured.err.encode()]
     contents = [path.read_bytes().lower() for path in written] + shown
@@ -197,9 +206,52 @@ def test_text_that_looks_like_markup_or_json_stays_out_as_well(tmp_path: Path, p
     queries = (*probe_set.queries, odd)
     qrels = {**probe_set.qrels, odd.id: {"H1": 1}}
     audit_arms(replace(probe_set, queries=queries, qrels=qrels), ALL, out=tmp_path, models=FakeModels())
-    assert b"<script" not in (tmp_path / "index.html").read_bytes()
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<script") == 2  # the answers as data, and the page's own
+    assert "<script>alert" not in page
+    assert "</svg><script>" not in page
     rows = [json.loads(line) for line in (tmp_path / "findings.jsonl").read_text().splitlines()]
     assert any(row["query_id"] == odd.id for row in rows)
+
+
+def test_texts_are_revealed_on_request_alone_and_only_where_it_is_said(tmp_path: Path, probe_set: ProbeSet) -> None:
+    audit_arms(probe_set, ALL, out=tmp_path, models=FakeModels(), reveal=True)
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
+    texts = [probe.text for probe in probe_set.queries] + [document.text for document in probe_set.documents]
+    showing = {name for name, content in contents.items() if any(text in content for text in texts)}
+    assert showing == {"index.html", "findings.jsonl"}
+    assert "<title>REVEALED" in contents["index.html"]
+    assert WARNING in contents["index.html"]
+    report = json.loads(contents["report.json"])
+    assert report["revealed"] is True
+    assert report["warning"] == WARNING
+    assert "[!WARNING]" in contents["summary.md"]
+    rows = [json.loads(line) for line in contents["findings.jsonl"].splitlines()]
+    assert all(row["revealed"] for row in rows)
+    assert all(row["query_text"] and row["passages"][0]["text"] for row in rows)
+    audit_arms(probe_set, ALL, out=tmp_path, models=FakeModels())
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
+    assert not any(text in content for content in contents.values() for text in texts)
+    assert not any(WARNING in content for content in contents.values())
+
+
+def test_arms_between_are_steps_of_a_ladder(tmp_path: Path, probe_set: ProbeSet) -> None:
+    report = audit_arms(probe_set, ALL, out=tmp_path, models=FakeModels())
+    gated = report.attributions["gated"]
+    assert [step.factor.value for step in gated.steps] == ["encoder", "blend", "gate"]
+    assert sum(step.harm.value for step in gated.steps) == pytest.approx(gated.total.value)
+    assert [step.factor.value for step in report.attributions["blend"].steps] == ["encoder", "blend"]
+    assert list(ladders_of([AuditArm.INPUT, AuditArm.BLEND, AuditArm.GATED])) == ["gated"]
+    assert ladders_of([AuditArm.BLEND, AuditArm.GATED]) == {}
+
+
+def test_the_audit_before_can_be_the_baseline_also_in_the_same_folder(tmp_path: Path, probe_set: ProbeSet) -> None:
+    audit_arms(probe_set, ALL, out=tmp_path, models=FakeModels())
+    report = audit_arms(probe_set, ALL, out=tmp_path, models=FakeModels(), baseline=tmp_path)
+    assert report.against is not None
+    assert set(report.against.arms) == set(report.arms)
+    assert all(not arm.surfaced and not arm.vanished for arm in report.against.arms.values())
+    assert "Since the baseline report" in (tmp_path / "index.html").read_text()
 
 
 def test_an_encoder_of_another_space_is_refused(tmp_path: Path, probe_set: ProbeSet) -> None:
