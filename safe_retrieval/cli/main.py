@@ -7,7 +7,7 @@ import sys
 import typer
 
 from safe_retrieval import __version__
-from safe_retrieval.cli import audit, bench, encode, index, llm2vec, models, search, train
+from safe_retrieval.cli import audit, bench, encode, index, llm2vec, models, search, serve, train
 from safe_retrieval.errors import SafeRetrievalError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("encode")(encode.encode)
 app.command("audit")(audit.audit)
 app.command("train")(train.train)
 app.command("llm2vec")(llm2vec.llm2vec)
+app.command("serve")(serve.serve)
+app.command("api-key")(serve.api_key)
 
 
 def _version(show: bool) -> None:
