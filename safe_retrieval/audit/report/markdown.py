@@ -27,7 +27,7 @@ def _title(report: AuditReport) -> str:
     if broken:
         outcome = f": {broken} of {len(report.checks)} thresholds broken"
     else:
-        outcome = f": all {len(report.checks)} thresholds hold" if report.checks else ""
+        outcome = f": {len(report.checks)} of {len(report.checks)} thresholds hold" if report.checks else ""
     return f"## Retrieval audit{outcome}"
 
 

@@ -182,6 +182,7 @@ def _environment() -> Environment:
         writing.p_value,
         writing.rate,
         writing.milliseconds,
+        writing.whole_percent,
         writing.metric_name,
     )
     environment.filters |= {function.__name__: function for function in filters}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from safe_retrieval.audit.report.headline import NDCG, harm_metric
@@ -23,6 +24,7 @@ _STEP = 0.2
 _LETTER = 7.6
 _LINE = 16
 _LED_FROM = 26
+_PIECE = 8
 
 
 class Box(NamedTuple):
@@ -109,24 +111,37 @@ def lay_out(report: AuditReport, *, best: str | None, baseline: str | None) -> P
     to_x = _scale(x_low, 1.0, LEFT, RIGHT)
     to_y = _scale(0.0, y_high, BOTTOM, TOP)
     roles = {best: "best", baseline: "baseline"}
-    points = list(_points(placed, roles, to_x, to_y))
+    line = _line(report, to_x, to_y) if y_name.startswith("harm") else ()
+    points = list(_points(placed, roles, to_x, to_y, line))
     return Picture(
         x_name=x_name,
         y_name=y_name,
         x_ticks=tuple(Tick(to_x(at), f"{at:.1f}") for at in _ticks(x_low, 1.0)),
         y_ticks=tuple(Tick(to_y(at), f"{at:.0%}") for at in _ticks(0.0, y_high)),
         points=tuple(points),
-        weakness=_line(report, to_x, to_y) if y_name.startswith("harm") else "",
+        weakness=" ".join(f"{x},{y}" for x, y in line),
         corner=_corner(points),
         missing=tuple(name for name in report.arms if name not in placed),
     )
 
 
-def _line(report: AuditReport, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> str:
-    """The baseline as it shows less and less, as points of a polyline; the template cuts off what lies outside."""
+Line = Sequence[tuple[float, float]]
+
+
+def _line(report: AuditReport, to_x: Callable[[float], float], to_y: Callable[[float], float]) -> Line:
+    """The baseline as it shows less and less; the template cuts off what lies outside the plot."""
     if report.frontier is None:
-        return ""
-    return " ".join(f"{to_x(ndcg)},{to_y(harm)}" for ndcg, harm in report.frontier.points)
+        return ()
+    return [(to_x(ndcg), to_y(harm)) for ndcg, harm in report.frontier.points]
+
+
+def _along(line: Line) -> Iterator[Box]:
+    """Small boxes on the line, so that no label is put on it."""
+    for (x, y), (next_x, next_y) in pairwise(line):
+        pieces = max(round(math.hypot(next_x - x, next_y - y) / _PIECE), 1)
+        for piece in range(pieces):
+            at_x, at_y = x + (next_x - x) * piece / pieces, y + (next_y - y) * piece / pieces
+            yield Box(at_x - 2, at_y - 2, at_x + 2, at_y + 2)
 
 
 def _floor(value: float) -> float:
@@ -151,8 +166,9 @@ def _points(
     roles: dict[str | None, str],
     to_x: Callable[[float], float],
     to_y: Callable[[float], float],
+    line: Line,
 ) -> Iterator[Point]:
-    bars = [
+    bars = list(_along(line)) + [
         box
         for x, y in placed.values()
         for box in (

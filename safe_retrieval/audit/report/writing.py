@@ -60,6 +60,13 @@ def points(figure: Estimate | None) -> str:
     return signed(figure).replace("%", "pp")
 
 
+def whole_percent(value: float | None) -> str:
+    """``25 %`` of a whole, also below 0 and above 100; a dash where there is no whole."""
+    if value is None:
+        return DASH
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
+
+
 def milliseconds(value: float | None) -> str:
     """``4.2 ms`` or ``1,240 ms``; a dash for what was not timed."""
     return DASH if value is None else f"{rate(value)}\N{NO-BREAK SPACE}ms"
