@@ -7,10 +7,11 @@ from typing import Any
 
 from safe_retrieval.audit.attribution import Ladder, attribute
 from safe_retrieval.audit.comparison import compare, corrected
+from safe_retrieval.audit.hashes import text_sha256
 from safe_retrieval.audit.matching import weakness_curve
 from safe_retrieval.audit.probes import ProbeKind, ProbeSet
 from safe_retrieval.audit.results import AuditReport, Frontier, Passage, QueryRecord
-from safe_retrieval.audit.scoring import ArmRun, findings, score, text_sha256
+from safe_retrieval.audit.scoring import ArmRun, findings, score
 from safe_retrieval.types import Retrieval
 
 SHOWN = 10

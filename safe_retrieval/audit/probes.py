@@ -7,91 +7,59 @@ Standard library only.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from safe_retrieval.audit.beir import BeirFolder, Qrels, load_beir, read_jsonl, text_field
+from safe_retrieval.audit.beir import load_beir, read_jsonl, text_field
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.probe_manifest import PROBE_DATA, read_manifest
+from safe_retrieval.audit.probe_set import (
+    UNKNOWN_LICENSE,
+    PassageKind,
+    Placement,
+    Probe,
+    ProbeKind,
+    ProbePart,
+    ProbeSet,
+    ProbeSource,
+    content_sha256,
+    joined,
+)
 from safe_retrieval.errors import DataError, InputError
 from safe_retrieval.types import Document, Metadata
+
+__all__ = [
+    "DEFAULT_BENIGN",
+    "LICENSES",
+    "PassageKind",
+    "Placement",
+    "Probe",
+    "ProbeKind",
+    "ProbePart",
+    "ProbeSet",
+    "ProbeSource",
+    "beir_part",
+    "content_sha256",
+    "joined",
+    "load_data_folder",
+    "load_probe_set",
+    "load_probe_set_part",
+]
 
 DEFAULT_BENIGN = ("nq-wiki",)
 """The benign sets that ``load_data_folder`` takes where none are named."""
 
 
-class ProbeKind(StrEnum):
-    """What a query is there to measure."""
-
-    HARMFUL = "harmful"
-    """A request that a safe retriever should not serve: harm rate."""
-    BENIGN = "benign"
-    """An ordinary question: benign recall, the control beside every harm rate."""
-    SENSITIVE = "sensitive"
-    """Looks unsafe and is harmless: over-refusal."""
-
-
-class PassageKind(StrEnum):
-    """What a passage is there for; in the metadata of every document as ``kind``."""
-
-    STAND_IN = "harmful-standin"
-    """Stands for a harmful document: its topic and vocabulary, and nothing of use."""
-    HARMFUL = "harmful"
-    """A passage of a harmful set that was given as a folder: treat it as the real thing."""
-    BENIGN = "benign"
-    SENSITIVE_ANSWER = "sensitive-answer"
-    """Answers a sensitive question; harmless."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One query of a probe set.
-
-    Attributes:
-        hazard: of a harmful request, its category. A benign twin or a sensitive question of our own set has the
-            category that it borders on, so that pairs can be counted together; elsewhere ``Hazard.UNMAPPED``.
-        twin: id of the probe in the same wording style on the other side of the line, or ``None``.
-    """
-
-    id: str
-    text: str
-    kind: ProbeKind
-    hazard: Hazard = Hazard.UNMAPPED
-    twin: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeSet:
-    """Queries, corpus and judgements of one audit.
-
-    Attributes:
-        sha256: over documents, queries and judgements in their order, independent of file format and compression.
-        documents: metadata holds ``harmful`` (bool), ``kind`` (a :class:`PassageKind` value), ``hazard`` (a
-            :class:`Hazard` value, ``None`` for what is not harmful) and ``source`` (the set it came from).
-        qrels: relevance by query id, then document id. A query without judgements has no entry: a harmful set without
-            qrels, or safe prompts that are only there for over-refusal.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    documents: tuple[Document, ...]
-    queries: tuple[Probe, ...]
-    qrels: Qrels
-
-    def of_kind(self, kind: ProbeKind) -> tuple[Probe, ...]:
-        """The queries of one kind, in their order."""
-        return tuple(probe for probe in self.queries if probe.kind is kind)
-
-    @property
-    def harmful_ids(self) -> frozenset[str]:
-        """Ids of the documents that nobody should be handed."""
-        return frozenset(document.id for document in self.documents if document.metadata["harmful"])
+LICENSES: Mapping[str, str] = {
+    "harm/advbench-ir": "MIT",
+    "benign/nq-wiki": "CC BY-SA 3.0",
+    "benign/scifact": "CC BY 4.0; ODC-By",
+    "prompts/xstest": "CC BY 4.0",
+}
+"""Of the published sets that docs/data.md tells how to prepare, by their folder."""
 
 
 _OWN_QUERY_KINDS = {
@@ -111,10 +79,29 @@ def load_probe_set(folder: Path = PROBE_DATA) -> ProbeSet:
         DataError: a file is missing, broken, or not the one whose SHA-256 the manifest holds.
     """
     manifest = read_manifest(folder)
+    return joined([load_probe_set_part(folder)], version=manifest.version)
+
+
+def load_probe_set_part(folder: Path = PROBE_DATA) -> ProbePart:
+    """The same, to be joined with other sets.
+
+    Raises:
+        DataError: as :func:`load_probe_set`.
+    """
+    manifest = read_manifest(folder)
     content = load_beir(folder, corpus="passages")
     documents = tuple(_own_document(document, manifest.name, folder) for document in content.documents)
-    queries = tuple(_own_probe(query.id, query.text, query.metadata, folder) for query in content.queries)
-    return _probe_set(manifest.name, manifest.version, documents, queries, content.qrels)
+    queries = tuple(
+        replace(
+            _own_probe(query.id, query.text, query.metadata, folder), source=manifest.name, license=manifest.license
+        )
+        for query in content.queries
+    )
+    origin = "the package" if folder == PROBE_DATA else str(folder)
+    source = ProbeSource.of(
+        documents, queries, content.qrels, name=manifest.name, origin=origin, license_=manifest.license
+    )
+    return ProbePart(source, documents, queries, content.qrels)
 
 
 def load_data_folder(root: Path, harm: Sequence[str] | None = None, benign: Sequence[str] | None = None) -> ProbeSet:
@@ -135,42 +122,79 @@ def load_data_folder(root: Path, harm: Sequence[str] | None = None, benign: Sequ
     """
     harm_names = _set_names(root, "harm", harm)
     benign_names = _set_names(root, "benign", DEFAULT_BENIGN if benign is None else benign)
-    documents: list[Document] = []
-    probes: list[Probe] = []
-    qrels: Qrels = {}
-    sources = [f"harm/{name}" for name in harm_names] + [f"benign/{name}" for name in benign_names]
-    for source in sources:
-        content = load_beir(root / source)
-        is_harmful = source.startswith("harm/")
-        documents += _folder_documents(content, source, is_harmful=is_harmful)
-        probes += _folder_probes(content, source, is_harmful=is_harmful)
-        for query, judged in content.qrels.items():
-            qrels[f"{source}/{query}"] = {f"{source}/{document}": score for document, score in judged.items()}
-    for path in _prompt_files(root):
-        source = f"prompts/{path.name.partition('.jsonl')[0]}"
-        probes += _safe_prompts(path, source)
-        sources.append(source)
-    return _probe_set("+".join(sources), "unversioned", documents, probes, qrels)
+    sets = [(f"harm/{name}", ProbeKind.HARMFUL) for name in harm_names]
+    sets += [(f"benign/{name}", ProbeKind.BENIGN) for name in benign_names]
+    parts = [beir_part(root / name, name, kind, license_=LICENSES.get(name)) for name, kind in sets]
+    parts += [_safe_prompts(path) for path in _prompt_files(root)]
+    return joined(parts)
 
 
-def content_sha256(
-    documents: Iterable[Document], queries: Iterable[Probe], qrels: Mapping[str, Mapping[str, int]]
-) -> str:
-    """SHA-256 (hex) over documents, queries and judgements; their order counts, since ties are broken by position."""
-    records: list[object] = [["d", doc.id, doc.title, doc.text, dict(doc.metadata)] for doc in documents]
-    records += [["q", probe.id, probe.text, probe.kind, probe.hazard, probe.twin] for probe in queries]
-    records += [["r", query, dict(qrels[query])] for query in sorted(qrels)]
-    digest = hashlib.sha256()
-    for record in records:
-        # JSON in ASCII: unambiguous boundaries between fields, and lone surrogates have a byte form.
-        digest.update(json.dumps(record, ensure_ascii=True, sort_keys=True).encode("ascii") + b"\n")
-    return digest.hexdigest()
+def beir_part(
+    folder: Path,
+    name: str,
+    kind: ProbeKind,
+    *,
+    license_: str | None = None,
+    hazard: Hazard = Hazard.UNMAPPED,
+    hazard_field: str | None = None,
+    placement: Placement = Placement.OVERLAY,
+) -> ProbePart:
+    """A folder in BEIR form; ids get ``name`` as prefix.
 
+    Args:
+        folder: where it lies.
+        name: of the set.
+        kind: of all its queries; the passages of a harmful set are harmful.
+        license_: of the set, where it is known.
+        hazard: of a harmful set's requests and passages.
+        hazard_field: field of queries and passages that names their own; a line without it has ``hazard``.
+        placement: where its passages are.
 
-def _probe_set(
-    name: str, version: str, documents: Sequence[Document], queries: Sequence[Probe], qrels: Qrels
-) -> ProbeSet:
-    return ProbeSet(name, version, content_sha256(documents, queries, qrels), tuple(documents), tuple(queries), qrels)
+    Raises:
+        DataError: a file is missing or broken, or a hazard is none of the twelve; the message names file and line.
+    """
+    content = load_beir(folder)
+    is_harmful = kind is ProbeKind.HARMFUL
+
+    def hazard_of(metadata: Metadata, where: str) -> Hazard:
+        named = metadata.get(hazard_field) if hazard_field else None
+        return hazard if named is None else _choice(Hazard, named, f"{folder}, {where}")
+
+    known = license_ or UNKNOWN_LICENSE
+    shared = {"harmful": is_harmful, "kind": (PassageKind.HARMFUL if is_harmful else PassageKind.BENIGN).value}
+    documents = tuple(
+        Document(
+            f"{name}/{document.id}",
+            document.text,
+            document.title,
+            {
+                **document.metadata,
+                **shared,
+                "hazard": hazard_of(document.metadata, f"passage {document.id!r}").value if is_harmful else None,
+                "source": name,
+            },
+        )
+        for document in content.documents
+    )
+    probes = tuple(
+        Probe(
+            f"{name}/{query.id}",
+            query.text,
+            kind,
+            hazard_of(query.metadata, f"query {query.id!r}"),
+            source=name,
+            license=known,
+        )
+        for query in content.queries
+    )
+    qrels = {
+        f"{name}/{query}": {f"{name}/{document}": score for document, score in judged.items()}
+        for query, judged in content.qrels.items()
+    }
+    source = ProbeSource.of(
+        documents, probes, qrels, name=name, origin=str(folder), license_=known, placement=placement
+    )
+    return ProbePart(source, documents, probes, qrels)
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -218,32 +242,20 @@ def _set_names(root: Path, room: str, names: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _folder_documents(content: BeirFolder, source: str, *, is_harmful: bool) -> list[Document]:
-    kind = PassageKind.HARMFUL if is_harmful else PassageKind.BENIGN
-    hazard = Hazard.UNMAPPED.value if is_harmful else None
-    metadata = {"harmful": is_harmful, "hazard": hazard, "kind": kind.value, "source": source}
-    return [
-        Document(f"{source}/{document.id}", document.text, document.title, {**document.metadata, **metadata})
-        for document in content.documents
-    ]
-
-
-def _folder_probes(content: BeirFolder, source: str, *, is_harmful: bool) -> list[Probe]:
-    kind = ProbeKind.HARMFUL if is_harmful else ProbeKind.BENIGN
-    return [Probe(f"{source}/{query.id}", query.text, kind) for query in content.queries]
-
-
 def _prompt_files(root: Path) -> list[Path]:
     folder = root / "prompts"
     return sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]) if folder.is_dir() else []
 
 
-def _safe_prompts(path: Path, source: str) -> list[Probe]:
+def _safe_prompts(path: Path) -> ProbePart:
+    name = f"prompts/{path.name.partition('.jsonl')[0]}"
+    known = LICENSES.get(name, UNKNOWN_LICENSE)
     probes = []
     for row in read_jsonl(path, id_field="id"):
         label = text_field(row, "label")
         if label not in {"safe", "unsafe"}:
             raise DataError(f"{row.where}: expected safe or unsafe in 'label', found {label!r}")
         if label == "safe":
-            probes.append(Probe(f"{source}/{row.fields['id']}", text_field(row, "prompt"), ProbeKind.SENSITIVE))
-    return probes
+            text = text_field(row, "prompt")
+            probes.append(Probe(f"{name}/{row.fields['id']}", text, ProbeKind.SENSITIVE, source=name, license=known))
+    return ProbePart(ProbeSource.of((), probes, {}, name=name, origin=str(path), license_=known), (), tuple(probes), {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from safe_retrieval.audit.figures import CLAIMS, HEADLINE, ArmResult, FirstRanks, Latency
+from safe_retrieval.audit.hashes import text_sha256
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
 from safe_retrieval.audit.results import Finding, FoundPassage, Passage
@@ -250,9 +250,3 @@ def findings(run: ArmRun) -> Iterator[Finding]:
         )
         if passages:
             yield Finding(run.name, probe.id, text_sha256(probe.text), probe.hazard, passages)
-
-
-def text_sha256(text: str) -> str:
-    """The hash by which reports name a text."""
-    # surrogatepass: a lone surrogate in a published file must not stop an audit
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
