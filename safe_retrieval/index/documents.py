@@ -254,6 +254,14 @@ class DocumentStore:
         ((low, high),) = self._query("SELECT MIN(position), MAX(position) FROM documents")
         if len(self) and (low, high) != (0, len(self) - 1):
             found.append(f"{self.path}: expected positions 0 to {len(self) - 1}, got {low} to {high}")
+            return found
+        for start in range(0, len(self), _PARAMETERS):
+            positions = range(start, min(start + _PARAMETERS, len(self)))
+            ids = self.ids_at(positions)
+            back = self.positions_of(ids)
+            astray = next((place for place, name in zip(positions, ids, strict=True) if back.get(name) != place), None)
+            if astray is not None:
+                found.append(f"{self.path}: the id of document {astray} does not lead back; build the index again")
         return found
 
     def _select(self, columns: str, key: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

@@ -131,6 +131,20 @@ def read_faiss(path: Path, kind: str) -> Any:
     """
     import faiss
 
+    loaded = load_faiss(path)
+    if type(loaded).__name__ != kind or loaded.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise IndexFormatError(f"{path}: expected an inner-product {kind}, got {type(loaded).__name__}")
+    return loaded
+
+
+def load_faiss(path: Path) -> Any:
+    """Read a FAISS index of any kind, with the same limits.
+
+    Raises:
+        IndexFormatError: the file is missing or damaged.
+    """
+    import faiss
+
     with _READING:  # the limits are global to the process
         before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
         faiss.set_deserialization_loop_limit(_MOST_LOOPS)
@@ -143,6 +157,4 @@ def read_faiss(path: Path, kind: str) -> Any:
         finally:
             faiss.set_deserialization_vector_byte_limit(before[0])
             faiss.set_deserialization_loop_limit(before[1])
-    if type(loaded).__name__ != kind or loaded.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise IndexFormatError(f"{path}: expected an inner-product {kind}, got {type(loaded).__name__}")
     return loaded

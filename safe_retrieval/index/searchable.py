@@ -211,6 +211,10 @@ class SearchableIndex:
         """All documents by position, streamed."""
         return self._snapshot.documents()
 
+    def blocks(self) -> Iterator[Block]:
+        """All documents and their vectors, (n, dimension) float32, by position, some hundred at a time."""
+        return self._snapshot.blocks()
+
     def _refuse_missing(self, ids: Sequence[str], found: Mapping[str, Any]) -> None:
         missing = next((identifier for identifier in ids if identifier not in found), None)
         if missing is not None:

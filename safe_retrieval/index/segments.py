@@ -141,6 +141,11 @@ class Segment:
             return found
         return {identifier: position for identifier, position in found.items() if self.live[position]}
 
+    def blocks(self) -> Iterator[Block]:
+        """The documents that are not deleted and their vectors, by position, some hundred at a time."""
+        for positions in self._live_positions(_BLOCK_DOCUMENTS):
+            yield Block(self.documents.at(positions.tolist()), self.vectors.vectors_at(positions))
+
     def document_blocks(self) -> Iterator[list[Document]]:
         """The documents that are not deleted, by position, some hundred at a time."""
         for positions in self._live_positions(_BLOCK_DOCUMENTS):
@@ -362,6 +367,11 @@ class Snapshot:
         for segment in self.segments:
             for block in segment.document_blocks():
                 yield from block
+
+    def blocks(self) -> Iterator[Block]:
+        """All documents that are not deleted and their vectors, by position, some hundred at a time."""
+        for segment in self.segments:
+            yield from segment.blocks()
 
     def faults(self) -> list[str]:
         """What is wrong inside the files, and ids that are in two segments, one sentence each; reads everything."""
