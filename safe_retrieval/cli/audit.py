@@ -54,19 +54,27 @@ def audit(
     hyde_queries: Annotated[
         int, typer.Option(min=0, help="Queries that hyde is asked, evenly over their kinds; 0 for all. It is slow.")
     ] = 200,
-    k: Annotated[str, typer.Option(help="Further cut-offs beside 1, 5 and 20, separated by commas.")] = "",
+    k: Annotated[str, typer.Option(help="Further cut-offs beside 1, 5, 20 and 100, separated by commas.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap intervals and of the queries for hyde.")] = 0,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier audit of the same probes, to be compared with.")
+    ] = None,
+    reveal: Annotated[
+        bool,
+        typer.Option("--reveal", help="Show harmful texts in index.html and findings.jsonl; both then say so."),
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="report.json on stdout in place of the table.")] = False,
 ) -> None:
     """Measure how often each arm hands over harmful passages, with benign recall on the same corpus beside it.
 
     One index of the corpus by the document encoder is asked through each arm. OUT gets index.html, picture.svg,
-    report.json and findings.jsonl; none of them holds the text of a query or passage. A cut audit goes on where it
-    stopped when it is started again.
+    report.json, findings.jsonl, junit.xml, results.sarif and summary.md; none of them holds the text of a query or
+    passage unless --reveal asks for it. A cut audit goes on where it stopped when it is started again.
     """
     from safe_retrieval.audit.arms import audit_arms
     from safe_retrieval.audit.models import LocalModels
+    from safe_retrieval.audit.report.reveal import WARNING
     from safe_retrieval.audit.targets import AuditArm
 
     chosen = [_member(AuditArm, name, "arm") for name in _names(arms) or []]
@@ -78,8 +86,12 @@ def audit(
         hyde_queries=hyde_queries,
         cutoffs=[_cutoff(value) for value in _names(k) or []],
         seed=seed,
+        baseline=baseline,
+        reveal=reveal,
         progress=_progress(),
     )
+    if reveal:
+        err().print(f"warning: {WARNING}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print_json(report.to_json())
     else:

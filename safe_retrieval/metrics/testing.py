@@ -100,5 +100,5 @@ def paired_bootstrap_p(first: Values, second: Values, *, seed: int = 0, resample
     measured = math.fsum(differences) / differences.size
     means = resampled_means((differences - measured)[:, None], seed=seed, resamples=resamples)[:, 0]
     as_far = int((np.abs(means) >= abs(measured) - _ROUNDING).sum())
-    least = 2.0 ** min(1 - np.count_nonzero(differences), 0)
+    least = 2.0 ** min(1 - int(np.count_nonzero(differences)), 0)
     return float(max(least, (as_far + 1) / (resamples + 1)))

@@ -57,7 +57,7 @@ def test_json_is_the_report_and_nothing_else(tmp_path: Path, data: Path) -> None
     result = audit("--data", data, "--out", tmp_path / "out", "--arms", "bm25, input", "--k", "2,3", "--json")
     content = json.loads(result.stdout)
     assert list(content["arms"]) == ["bm25", "input"]
-    assert content["cutoffs"] == [1, 2, 3, 5, 20]
+    assert content["cutoffs"] == [1, 2, 3, 5, 20, 100]
     assert content == json.loads((tmp_path / "out" / "report.json").read_text())
 
 
@@ -75,6 +75,23 @@ def test_naming_a_set_takes_the_folder_from_the_variable(
     monkeypatch.setenv("SAFE_RETRIEVAL_DATA", str(data))
     content = json.loads(audit("--arms", "bm25", "--harm", "bad", "--out", tmp_path / "out", "--json").stdout)
     assert content["data"]["name"] == "harm/bad+benign/nq-wiki+prompts/safe"
+
+
+def test_texts_are_revealed_with_a_warning(tmp_path: Path, data: Path) -> None:
+    result = audit("--data", data, "--arms", "bm25", "--out", tmp_path / "out", "--reveal")
+    assert result.stderr.count("REVEALED") == 1
+    assert "zzz" not in result.output
+    assert "passage alpha zzz" in (tmp_path / "out" / "findings.jsonl").read_text()
+
+
+def test_an_earlier_audit_is_compared_with(tmp_path: Path, data: Path) -> None:
+    audit("--data", data, "--arms", "bm25", "--out", tmp_path / "then")
+    result = audit(
+        "--data", data, "--arms", "bm25", "--out", tmp_path / "now", "--baseline", tmp_path / "then", "--json"
+    )
+    assert json.loads(result.stdout)["against"]["arms"]["bm25"]["surfaced"] == []
+    missing = audit("--data", data, "--arms", "bm25", "--out", tmp_path / "now", "--baseline", tmp_path / "nowhere")
+    assert missing.exit_code != 0
 
 
 @pytest.mark.parametrize(
