@@ -11,8 +11,7 @@ stopped.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from safe_retrieval.audit.attribution import Ladder, Rung
 from safe_retrieval.audit.changes import Factor
-from safe_retrieval.audit.encodings import Encoded, EncodingCache, Generating, Progress
-from safe_retrieval.audit.models import LocalModels, Models, RecordedEncoder
+from safe_retrieval.audit.encodings import EncodingCache, Progress
+from safe_retrieval.audit.models import LocalModels, Models
 from safe_retrieval.audit.probes import ProbeSet
 from safe_retrieval.audit.provenance import provenance, source_state
+from safe_retrieval.audit.query_side import QuerySide
 from safe_retrieval.audit.regression import compare_reports, read_baseline
 from safe_retrieval.audit.report import ReportFolder
 from safe_retrieval.audit.results import AuditReport
@@ -31,7 +31,7 @@ from safe_retrieval.audit.runner import CUTOFFS, check_audit, run_audit
 from safe_retrieval.audit.targets import AuditArm, EncodedTarget, RetrieverTarget, Target
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import InputError
-from safe_retrieval.types import Encoder, GateAction, QueryEncoding
+from safe_retrieval.types import GateAction
 
 if TYPE_CHECKING:
     from safe_retrieval.audit.corpus import CorpusIndex
@@ -81,7 +81,7 @@ def audit_arms(
     earlier = read_baseline(baseline) if baseline else None  # now: it may lie in ``out``
     source_state()  # before hours of work, not after them
     with ReportFolder(out) as folder:
-        bench = _Bench(
+        bench = Bench(
             probe_set,
             models or LocalModels(),
             folder.cache,
@@ -114,8 +114,17 @@ def ladders_of(arms: Sequence[AuditArm]) -> dict[str, Ladder]:
     return ladders
 
 
-class _Bench:
-    """Opens what an arm needs when it is first needed, and remembers what was used."""
+class Bench:
+    """The probe set's corpus, indexed once, and the arms over it; opens what an arm needs when it is first needed.
+
+    Args:
+        probe_set: its documents are the corpus.
+        models: where encoders come from.
+        cache: folder of kept encodings.
+        hyde_queries: most probes that ``hyde`` is asked; ``None`` asks all.
+        seed: of that choice.
+        progress: display for encodings that have to be made.
+    """
 
     def __init__(
         self,
@@ -128,103 +137,67 @@ class _Bench:
         progress: Progress,
     ) -> None:
         self._probe_set = probe_set
-        self._models = models
         self._hyde_queries = hyde_queries
         self._seed = seed
-        self._encodings = EncodingCache(cache, progress=progress)
+        self._side = QuerySide(models, EncodingCache(cache, progress=progress))
         self._used: dict[str, Any] = {}
 
-    def target(self, arm: AuditArm) -> Target:
+    def target(self, arm: AuditArm, name: str | None = None) -> Target:
+        """An arm over the corpus.
+
+        Args:
+            arm: which.
+            name: in the report; ``None`` takes the arm's.
+
+        Raises:
+            ModelError, AdapterError: a model or adapter cannot be had.
+            EncoderMismatchError: the adapter's teacher is not the document encoder.
+        """
+        from safe_retrieval.retrieval.guard import RefusalGate
+
+        called = name or arm.value
         match arm:
-            case AuditArm.INPUT:
-                return self._dense(arm, self._models.document, self._own)
-            case AuditArm.OUTPUT:
-                return self._dense(arm, self._models.response, self._respond)
-            case AuditArm.BLEND:
-                return self._dense(arm, self._models.response, self._blend)
-            case AuditArm.GATED:
-                return self._gated()
-            case AuditArm.HYDE:
-                return self._dense(arm, self._models.hyde, self._imagine, limit=self._hyde_queries)
             case AuditArm.BM25:
-                return self._lexical()
+                return self._lexical(called)
+            case AuditArm.GATED:
+                gate = RefusalGate(GateAction.EMPTY)
+                self._used["gate"] = {"action": gate.action.value, "threshold": gate.threshold}
+                return self._dense(arm, called, gate=gate)
+            case AuditArm.HYDE:
+                return self._dense(arm, called, limit=self._hyde_queries)
+            case AuditArm.INPUT | AuditArm.OUTPUT | AuditArm.BLEND:
+                return self._dense(arm, called)
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """Encoders, index and gate that were used so far."""
+        return self._used | self._side.used
 
     def provenance(self) -> dict[str, Any]:
-        return provenance(self._used)
+        """What ran, on what, and when."""
+        return provenance(self.used)
 
     def _dense(
-        self,
-        arm: AuditArm,
-        recorded: RecordedEncoder,
-        encode: Callable[[Sequence[str]], Encoded],
-        *,
-        gate: RefusalGate | None = None,
-        limit: int | None = None,
+        self, arm: AuditArm, name: str, *, gate: RefusalGate | None = None, limit: int | None = None
     ) -> EncodedTarget:
         from safe_retrieval.retrieval.retriever import SafeRetriever
 
-        retriever = SafeRetriever(self._index, recorded.encoder, name=arm.value, gate=gate)
-        self._used |= recorded.record
-        return EncodedTarget(arm.value, encode, retriever, has_gate=gate is not None, limit=limit, seed=self._seed)
+        retriever = SafeRetriever(self._index, self._side.encoder(arm).encoder, name=name, gate=gate)
+        encode = partial(self._side.encode, arm)
+        return EncodedTarget(name, encode, retriever, has_gate=gate is not None, limit=limit, seed=self._seed)
 
-    def _gated(self) -> EncodedTarget:
-        from safe_retrieval.retrieval.guard import RefusalGate
-
-        gate = RefusalGate(GateAction.EMPTY)
-        self._used["gate"] = {"action": gate.action.value, "threshold": gate.threshold}
-        return self._dense(AuditArm.GATED, self._models.response, self._blend, gate=gate)
-
-    def _lexical(self) -> RetrieverTarget:
+    def _lexical(self, name: str) -> RetrieverTarget:
         from safe_retrieval.audit.lexical import LexicalRetriever
 
-        return RetrieverTarget(LexicalRetriever(self._probe_set.documents), AuditArm.BM25.value)
-
-    def _encode(self, label: str, recorded: RecordedEncoder, texts: Sequence[str]) -> Encoded:
-        encoder = recorded.encoder
-        return self._encodings.encode(
-            label,
-            recorded.identity,
-            partial(encoder.encode, progress=False),
-            texts,
-            generated=(lambda: encoder.generated_tokens) if isinstance(encoder, Generating) else None,
-        )
-
-    def _own(self, texts: Sequence[str]) -> Encoded:
-        return self._encode("queries, input", self._models.document, texts)
-
-    def _imagine(self, texts: Sequence[str]) -> Encoded:
-        return self._encode("queries, hyde", self._models.hyde, texts)
-
-    def _respond(self, texts: Sequence[str]) -> Encoded:
-        return self._encode("queries, response", self._models.response, texts)
-
-    def _blend(self, texts: Sequence[str]) -> Encoded:
-        from safe_retrieval.encoder.blend import BlendEncoder, BlendWeight
-
-        response, own = self._respond(texts), self._own(texts)
-        self._used["blend"] = BlendWeight()._asdict()
-        start = time.perf_counter()
-        mixed = BlendEncoder.blend(response.encoding, own.encoding.vectors)
-        return Encoded(mixed, response.seconds + own.seconds + time.perf_counter() - start)
+        return RetrieverTarget(LexicalRetriever(self._probe_set.documents), name)
 
     @cached_property
     def _index(self) -> CorpusIndex:
         """The corpus by the document encoder; its vectors come from the cache as far as they are there."""
         from safe_retrieval.audit.corpus import CorpusIndex
 
-        document = self._models.document
-        encoded = self._encodings.encode(
-            "passages", f"{document.identity} passages", partial(_encode_passages, document.encoder), self._contents
-        )
-        index = CorpusIndex(self._probe_set.documents, encoded.encoding.vectors, document.encoder)
-        self._used |= document.record
+        documents = self._probe_set.documents
+        vectors = self._side.passages([document.content for document in documents])
+        index = CorpusIndex(documents, vectors, self._side.document.encoder)
         self._used["index"] = {"kind": "flat", "metric": "cosine", "sha256": index.sha256}
         return index
-
-    @property
-    def _contents(self) -> list[str]:
-        return [document.content for document in self._probe_set.documents]
-
-
-def _encode_passages(encoder: Encoder, texts: Sequence[str]) -> QueryEncoding:
-    return QueryEncoding(encoder.encode_documents(texts, progress=False), None)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from safe_retrieval.audit.encodings import EncodingCache
 from safe_retrieval.audit.hazards import Hazard
+from safe_retrieval.errors import AuditError
 from safe_retrieval.types import Encoder, FloatMatrix, QueryEncoding
 
 
@@ -49,7 +50,7 @@ class Answer(NamedTuple):
 
     Attributes:
         hits: best first.
-        seconds: it took, waiting and retries for faults of its own included, waiting for a rate limit not.
+        seconds: it took; of an endpoint that had to be asked several times, the last time alone.
         refusal: its refusal probability, where it gives one.
         flagged: whether it refused.
     """
@@ -58,6 +59,20 @@ class Answer(NamedTuple):
     seconds: float
     refusal: float | None = None
     flagged: bool = False
+
+
+def hazard_named(value: object, where: str) -> Hazard:
+    """The hazard that a retriever's label names; unmapped without one.
+
+    Raises:
+        AuditError: it is none of the twelve.
+    """
+    if value is None:
+        return Hazard.UNMAPPED
+    try:
+        return Hazard(str(value))
+    except ValueError as error:
+        raise AuditError(f"{where}: expected a hazard of {', '.join(Hazard)}, got {value!r}") from error
 
 
 class Vectors(Protocol):

@@ -1,0 +1,210 @@
+"""One HTTP endpoint that answers in JSON, asked politely: a rate limit, retries, growing waits, timeouts, a size limit.
+
+A fault of the network, a 429, a 5xx and an answer that is no JSON are tried again; other refusals are not, since they
+would come again. Redirects are not followed, so that a key goes to the host it was given for and nowhere else. No
+message and no report holds a key: what is in the environment is filled in as the request leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from safe_retrieval.errors import AuditError, ConfigError
+
+if TYPE_CHECKING:
+    import httpx
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_LARGEST = 16 * 1024**2
+_LONGEST_WAIT = 60.0
+
+_Read = TypeVar("_Read")
+
+
+class EndpointSettings(BaseModel):
+    """Where an endpoint is and how it is asked.
+
+    Attributes:
+        url: of the endpoint; ``${NAME}`` is filled in from the environment.
+        headers: sent with each request, filled in the same way, for example ``Authorization: Bearer ${SEARCH_TOKEN}``.
+        timeout: seconds that one try may take.
+        retries: further tries after a fault.
+        backoff: seconds before the second try; doubled before each further one.
+        rate: most requests a second; ``None`` sets no limit.
+        concurrency: requests under way at the same time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(min_length=1)
+    headers: dict[str, str] = {}
+    timeout: float = Field(default=30.0, gt=0)
+    retries: int = Field(default=4, ge=0)
+    backoff: float = Field(default=0.5, ge=0)
+    rate: float | None = Field(default=None, gt=0)
+    concurrency: int = Field(default=1, ge=1, le=64)
+
+
+class NoAnswerError(ValueError):
+    """What came is no answer; asked again, the endpoint may give one. Never leaves this package's HTTP part."""
+
+
+class Reply(NamedTuple, Generic[_Read]):
+    """What was read out of an answer, and how long the try that gave it took."""
+
+    value: _Read
+    seconds: float
+
+
+class Endpoint:
+    """A client of one endpoint; may be used from several threads.
+
+    Args:
+        settings: see there.
+        name: for messages.
+
+    Raises:
+        ConfigError: a variable of the environment is not set.
+    """
+
+    def __init__(self, settings: EndpointSettings, name: str) -> None:
+        import httpx
+
+        self._settings, self._name = settings, name
+        self._url = filled(settings.url)
+        self._client = httpx.Client(
+            headers={key: filled(value) for key, value in settings.headers.items()},
+            timeout=settings.timeout,
+            follow_redirects=False,
+        )
+        self._pace = _Pace(settings.rate)
+
+    @property
+    def shown(self) -> str:
+        """The address without user, password and parameters."""
+        import httpx
+
+        url = httpx.URL(self._url)
+        return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path}"
+
+    def ask(
+        self,
+        read: Callable[[Any], _Read],
+        *,
+        method: str = "POST",
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> Reply[_Read]:
+        """Send one request until it is answered.
+
+        Args:
+            read: takes the parsed JSON; raises :class:`NoAnswerError` where it is no answer.
+            method: of HTTP.
+            json: body.
+            params: of the address.
+
+        Raises:
+            AuditError: it could not be had; the message says what came last.
+        """
+        fault = ""
+        for attempt in range(self._settings.retries + 1):
+            if attempt:
+                time.sleep(min(self._settings.backoff * 2 ** (attempt - 1), _LONGEST_WAIT))
+            self._pace.wait()
+            start = time.perf_counter()
+            try:
+                return Reply(read(self._sent(method, json, params)), time.perf_counter() - start)
+            except NoAnswerError as error:
+                fault = str(error)
+        tries = self._settings.retries + 1
+        raise AuditError(
+            f"{self._name} ({self.shown}) gave no answer in {tries} {'try' if tries == 1 else 'tries'}; the last: "
+            f"{fault}. Answers so far are kept: start again to go on, with a longer timeout or more retries"
+        )
+
+    def _sent(self, method: str, json: Any, params: Mapping[str, Any] | None) -> Any:
+        """The answer's JSON."""
+        import httpx
+
+        try:
+            with self._client.stream(method, self._url, json=json, params=params or None) as response:
+                content = self._read(response)
+        except httpx.TimeoutException as error:
+            raise NoAnswerError(f"nothing within {self._settings.timeout:g} s") from error
+        except httpx.TransportError as error:
+            raise NoAnswerError(f"{type(error).__name__}: {error}") from error
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"{self._name}: {self._settings.url} is no address: {error}") from error
+        status = response.status_code
+        if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            self._pace.pause(response.headers.get("Retry-After"))
+            raise NoAnswerError(f"HTTP {status}")
+        if status != httpx.codes.OK:
+            raise AuditError(
+                f"{self._name} ({self.shown}) answered HTTP {status}, which would come again; expected 200. Mend "
+                "address, headers or body in the configuration"
+            )
+        return _parsed(content)
+
+    def _read(self, response: httpx.Response) -> bytes:
+        content = bytearray()
+        for block in response.iter_bytes():
+            content += block
+            if len(content) > _LARGEST:
+                raise AuditError(f"{self._name} ({self.shown}) sent more than {_LARGEST:,} bytes; ask it for less text")
+        return bytes(content)
+
+
+def _parsed(content: bytes) -> Any:
+    import json
+
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise NoAnswerError(f"expected JSON, {len(content)} bytes came that are none") from error
+
+
+def filled(text: str) -> str:
+    """``${NAME}`` replaced by the environment's value.
+
+    Raises:
+        ConfigError: it is not set; the message names it.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1])
+        if found is None:
+            raise ConfigError(f"expected the environment variable {match[1]}, which the configuration names; set it")
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+class _Pace:
+    """Spreads requests in time."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._gap = 1 / rate if rate else 0.0
+        self._next = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        """Until the next request may leave."""
+        with self._lock:
+            now = time.monotonic()
+            at = max(self._next, now)
+            self._next = at + self._gap
+        time.sleep(max(at - now, 0.0))
+
+    def pause(self, seconds: str | None) -> None:
+        """Until the endpoint wants to be asked again, where it says so in seconds."""
+        if seconds and seconds.isdecimal():
+            with self._lock:
+                self._next = max(self._next, time.monotonic() + min(float(seconds), _LONGEST_WAIT))

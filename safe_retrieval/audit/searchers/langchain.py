@@ -1,0 +1,177 @@
+"""Any LangChain retriever or vector store of the user's own, by import path."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from safe_retrieval._extras import require
+from safe_retrieval.audit.searching import Answer, Found, Vectors, hazard_named
+from safe_retrieval.errors import AuditError, ConfigError
+from safe_retrieval.types import FloatMatrix
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+    from langchain_core.embeddings import Embeddings
+
+_FINGERPRINTED = "The quick brown fox jumps over the lazy dog."
+
+
+def load_object(path: str, folder: Path) -> Any:
+    """Import ``module:attribute``; what is there may be the object, or a function without arguments that makes it.
+
+    Args:
+        path: for example ``my_app.search:store``; the attribute may have dots.
+        folder: looked into first, so that a module beside the configuration is found.
+
+    Raises:
+        ConfigError: it cannot be imported, or has no such attribute.
+    """
+    name, _, attribute = path.partition(":")
+    if not name or not attribute:
+        raise ConfigError(f"expected module:attribute, such as my_app.search:store, got {path!r}")
+    with _beside(folder):
+        try:
+            found: Any = importlib.import_module(name)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"{path} cannot be imported: {error}; run where {name} can be, or mend the name"
+            ) from error
+    return found
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+class LangChainSearcher:
+    """What a retriever or vector store of LangChain returns.
+
+    Args:
+        path: import path of a ``VectorStore``, a ``BaseRetriever``, or a function without arguments that makes one.
+        folder: looked into first.
+        id_field: field of a document's metadata that holds its id; ``None`` takes the document's own.
+        harmful_field: field of its metadata that is true where it is harmful; ``None`` where there is none.
+        hazard_field: field of its metadata that names one of the twelve hazards.
+
+    Raises:
+        ConfigError: it cannot be imported, or is neither.
+        MissingExtraError: langchain-core is not installed.
+    """
+
+    batch = 1
+    has_gate = False
+
+    def __init__(
+        self,
+        path: str,
+        folder: Path,
+        *,
+        id_field: str | None = None,
+        harmful_field: str | None = None,
+        hazard_field: str | None = None,
+    ) -> None:
+        require("langchain_core", extra="langchain", purpose="auditing LangChain retrievers")
+        from langchain_core.retrievers import BaseRetriever
+        from langchain_core.vectorstores import VectorStore
+
+        found = load_object(path, folder)
+        if not isinstance(found, VectorStore | BaseRetriever) and callable(found):
+            found = found()
+        if not isinstance(found, VectorStore | BaseRetriever):
+            raise ConfigError(
+                f"{path} is a {type(found).__name__}; expected a LangChain VectorStore or BaseRetriever, or a function "
+                "that makes one"
+            )
+        self._path, self._object = path, found
+        self._ask = self._of_store(found) if isinstance(found, VectorStore) else self._of_retriever(found)
+        self._fields = (id_field, harmful_field, hazard_field)
+
+    @property
+    def vectors(self) -> Vectors | None:
+        """The store's embeddings; a retriever says nothing of its vectors."""
+        from langchain_core.vectorstores import VectorStore
+
+        embeddings = self._object.embeddings if isinstance(self._object, VectorStore) else None
+        return None if embeddings is None else _LangChainVectors(embeddings)
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Import path and class."""
+        kind = type(self._object)
+        return {"kind": "langchain", "object": self._path, "class": f"{kind.__module__}.{kind.__qualname__}"}
+
+    def search(self, queries: Sequence[str], k: int) -> list[Answer]:
+        """Ask one by one.
+
+        Raises:
+            AuditError: the retriever or store raised.
+        """
+        return [self._answer(query, k) for query in queries]
+
+    def _answer(self, query: str, k: int) -> Answer:
+        start = time.perf_counter()
+        try:
+            pairs = self._ask(query, k)
+        except Exception as error:  # whatever foreign code raises, the audit names who did
+            raise AuditError(f"{self._path} raised {type(error).__name__} when it was asked: {error}") from error
+        seconds = time.perf_counter() - start
+        return Answer(tuple(self._found(document, score) for document, score in pairs), seconds)
+
+    def _of_store(self, store: Any) -> Callable[[str, int], list[tuple[Document, float | None]]]:
+        def ask(query: str, k: int) -> list[tuple[Document, float | None]]:
+            try:
+                return [(document, float(score)) for document, score in store.similarity_search_with_score(query, k=k)]
+            except NotImplementedError:
+                return [(document, None) for document in store.similarity_search(query, k=k)]
+
+        return ask
+
+    def _of_retriever(self, retriever: Any) -> Callable[[str, int], list[tuple[Document, float | None]]]:
+        # its own k, as its users get it: what a retriever does with one that is passed in differs by class
+        return lambda query, _: [(document, None) for document in retriever.invoke(query)]
+
+    def _found(self, document: Document, score: float | None) -> Found:
+        id_field, harmful_field, hazard_field = self._fields
+        identifier = document.metadata.get(id_field) if id_field else document.id
+        hazard = document.metadata.get(hazard_field) if hazard_field else None
+        return Found(
+            "" if identifier is None else str(identifier),
+            score,
+            document.page_content,
+            bool(document.metadata.get(harmful_field)) if harmful_field else False,
+            hazard_named(hazard, self._path),
+        )
+
+
+class _LangChainVectors:
+    def __init__(self, embeddings: Embeddings) -> None:
+        self._embeddings = embeddings
+
+    @property
+    def identity(self) -> str:
+        """By what it computes, since an ``Embeddings`` has no name that would change with its model."""
+        kind = type(self._embeddings)
+        vector = np.round(self.queries([_FINGERPRINTED])[0].astype(np.float64), 3) + 0.0
+        return f"{kind.__module__}.{kind.__qualname__} {hashlib.sha256(vector.tobytes()).hexdigest()}"
+
+    def queries(self, texts: Sequence[str]) -> FloatMatrix:
+        return np.asarray([self._embeddings.embed_query(text) for text in texts], dtype=np.float32)
+
+    def documents(self, texts: Sequence[str]) -> FloatMatrix:
+        return np.asarray(self._embeddings.embed_documents(list(texts)), dtype=np.float32)
