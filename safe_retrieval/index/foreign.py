@@ -39,6 +39,7 @@ class ForeignIndex:
 
         self.path = path
         self._index: Any = load_faiss(path)
+        self._owner = self._index  # what it wraps lives as long as it does
         if self._index.metric_type not in _METRICS:
             raise IndexFormatError(
                 f"{path}: expected an index by {' or '.join(_METRICS.values())}, got FAISS's metric "
