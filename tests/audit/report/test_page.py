@@ -4,13 +4,14 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.probes import ProbeKind, ProbeSet
 from safe_retrieval.audit.report.headline import best_of
-from safe_retrieval.audit.report.page import render_page, render_picture
+from safe_retrieval.audit.report.page import _rank_rows, render_page, render_picture
 from safe_retrieval.audit.report.picture import BOTTOM, LEFT, RIGHT, TOP, Box, Label, lay_out
 from safe_retrieval.audit.report.writing import metric_name, milliseconds, p_value, percent, points, rate, signed, span
 from safe_retrieval.audit.results import AuditReport
@@ -18,6 +19,7 @@ from safe_retrieval.audit.runner import run_audit
 from safe_retrieval.audit.targets import RetrieverTarget
 from safe_retrieval.metrics import Estimate, wilson
 from tests.audit.fakes import scripted
+from tests.audit.report.samples import full_report
 
 INPUT = {f"h{i}": [f"H{min(i, 3)}"] for i in (1, 2, 3, 4)} | {f"b{i}": [f"B{i}"] for i in (1, 2, 3, 4)}
 SAFE = {query: ids for query, ids in INPUT.items() if query[0] == "b"}
@@ -154,6 +156,45 @@ def test_hazards_are_rows_of_the_heat_map(report: AuditReport) -> None:
     assert Hazard.CBRNE.label in heat
     assert Hazard.DEFAMATION.label not in heat
     assert "--heat:55.0%" in heat
+
+
+def test_every_section_that_is_named_at_the_top_is_there(tmp_path: Path, probe_set: ProbeSet) -> None:
+    page = _Page(render_page(full_report(probe_set, tmp_path)))
+    ids = {attributes.get("id") for _, attributes in page.tags}
+    anchors = [(attributes.get("href") or "")[1:] for attributes in page.all("a")]
+    assert set(anchors) <= ids
+    assert {"checks", "against", "hazards", "ranks", "weakness", "claims", "queries", "provenance"} <= set(anchors)
+    assert len(page.all("h2")) == len(set(anchors))
+
+
+def test_rows_of_the_rank_distribution_are_whole(report: AuditReport) -> None:
+    rows = list(_rank_rows(report))
+    assert [(row.arm, row.whose) for row in rows][:2] == [("input", "own"), ("input", "any")]
+    assert all(sum(row.shares) == pytest.approx(1) for row in rows)
+    found, nothing = rows[0], next(row for row in rows if row.arm == "output")
+    assert (found.shares, found.median) == ((1.0, 0.0, 0.0, 0.0, 0.0), 1)
+    assert (nothing.shares, nothing.median) == ((0.0, 0.0, 0.0, 0.0, 1.0), None)
+
+
+def test_the_dashed_line_is_the_baseline_as_it_shows_less(probe_set: ProbeSet) -> None:
+    answers = {**INPUT, "h2": ["B1", "B2", "H2"], "b2": ["B1", "B2"]}
+    picture = lay_out(audit(probe_set, input=answers, gated=SAFE), best=None, baseline="input")
+    line = [tuple(map(float, pair.split(","))) for pair in picture.weakness.split()]
+    start = next(point for point in picture.points if point.name == "input")
+    assert line[0] == pytest.approx((start.x, start.y), abs=0.2)
+    assert [x for x, _ in line] == sorted((x for x, _ in line), reverse=True)
+    assert [y for _, y in line] == sorted(y for _, y in line)
+    assert line[-1][1] == BOTTOM
+    assert lay_out(audit(probe_set, mine=INPUT), best=None, baseline=None).weakness == ""
+
+
+def test_the_page_says_what_explains_a_change_and_what_may_be_claimed(tmp_path: Path, probe_set: ProbeSet) -> None:
+    page = render_page(full_report(probe_set, tmp_path))
+    ladder = page.split("What explains <b>gated</b>")[1].split("</table>")[0]
+    assert ladder.index(">encoder<") < ladder.index(">gate<")
+    claims = page.split('id="claims-caption"')[1].split("</table>")[0]
+    assert "needs 381" in claims
+    assert "no: the rate is above" in claims
 
 
 def test_the_picture_is_an_svg_of_its_own(report: AuditReport) -> None:
