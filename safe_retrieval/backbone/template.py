@@ -7,10 +7,11 @@ computed once. The cut is found by rendering the model's own template around a m
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from safe_retrieval.errors import ModelError
+from safe_retrieval.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from safe_retrieval.backbone.tokenizer import TextTokenizer
@@ -64,6 +65,50 @@ def render(tokenizer: TextTokenizer, system_prompt: str) -> PromptTemplate:
     if not before_ids:
         raise ModelError("expected the chat template to put something before the query; give a system prompt")
     return PromptTemplate(tuple(before_ids), tuple(tokenizer.encode_trusted(after)), text)
+
+
+class Turn(NamedTuple):
+    """One message of a conversation; its text is never parsed for control tokens."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+def conversation_ids(tokenizer: TextTokenizer, turns: Sequence[Turn], *, max_tokens: int) -> list[int]:
+    """Token ids of a conversation in the model's own chat template, up to where its next answer begins.
+
+    Args:
+        tokenizer: the model's.
+        turns: at least one.
+        max_tokens: how much of each turn is read.
+
+    Raises:
+        InputError: there are no turns, or the template does not take roles in this order.
+        ModelError: the model has no chat template, or it changes, repeats or leaves out what is said.
+    """
+    from jinja2.exceptions import TemplateError
+
+    if not turns:
+        raise InputError("expected at least one turn of a conversation, got none")
+    if tokenizer.trusted.chat_template is None:
+        raise ModelError("expected a model with a chat template, this one has none; take an instruction-tuned model")
+    # The turns' own texts stay out of the template, whose language and control tokens they might speak.
+    marks = [f"\u2983TURN {number}\u2984" for number in range(len(turns))]
+    try:
+        text = _apply(
+            tokenizer, [{"role": turn.role, "content": mark} for turn, mark in zip(turns, marks, strict=True)]
+        )
+    except TemplateError as error:
+        roles = ", ".join(turn.role for turn in turns)
+        raise InputError(f"the model's chat template does not take the roles {roles}: {error}") from error
+    said = tokenizer.encode_text([turn.text for turn in turns], max_tokens=max_tokens)
+    ids: list[int] = []
+    for mark, row in zip(marks, said, strict=True):
+        before, found, text = text.partition(mark)
+        if not found or mark in text:
+            raise ModelError("expected the chat template to contain every turn once; this backbone's does not")
+        ids += [*tokenizer.encode_trusted(before), *row]
+    return [*ids, *tokenizer.encode_trusted(text)]
 
 
 def _render_text(tokenizer: TextTokenizer, system_prompt: str) -> str:

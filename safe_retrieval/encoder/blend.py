@@ -20,6 +20,7 @@ from safe_retrieval.types import Encoder, FloatMatrix, FloatVector, QueryEncodin
 if TYPE_CHECKING:
     from torch import nn
 
+    from safe_retrieval.backbone.language_model import LanguageModel
     from safe_retrieval.encoder.response import ResponseEncoder
 
 
@@ -80,6 +81,11 @@ class BlendEncoder:
     def name(self) -> str:
         """For people."""
         return f"blend of {self._response.name} and {self._input.name}"
+
+    @property
+    def model(self) -> LanguageModel:
+        """The backbone, for whoever wants it for something else as well."""
+        return self._response.model
 
     @property
     def dimension(self) -> int:

@@ -1,0 +1,144 @@
+"""A language model of the catalog as LangChain's chat model: local, greedy unless told otherwise, no service."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import ConfigDict, Field, PrivateAttr
+
+from langchain_safe_retrieval.embeddings import SafeRetrievalEmbeddings
+from safe_retrieval.backbone.template import Turn, conversation_ids
+from safe_retrieval.errors import InputError
+from safe_retrieval.models.catalog import DEFAULT_BACKBONE
+
+if TYPE_CHECKING:
+    from safe_retrieval.backbone.language_model import LanguageModel
+
+_ROLES = {"system": "system", "human": "user", "ai": "assistant"}
+
+
+class LocalChatModel(BaseChatModel):
+    """Answers with a causal language model on this machine; it is loaded on first use.
+
+    What messages say is never parsed for control tokens, so a retrieved passage cannot end the user's turn or play the
+    system. One answer is written at a time.
+
+    Raises:
+        ValueError: a setting is not what it should be (pydantic's ``ValidationError``).
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    backbone: str = Field(default=DEFAULT_BACKBONE, description="Name, hub id or folder of the language model.")
+    max_new_tokens: int = Field(default=128, ge=1, description="Bound on an answer.")
+    max_message_tokens: int = Field(default=4096, ge=1, description="How much of each message is read.")
+    temperature: float = Field(default=0.0, ge=0, description="0 always takes the likeliest token.")
+    offline: bool = Field(default=False, description="Open no connection.")
+
+    _one_answer: Any = PrivateAttr(default_factory=threading.Lock)
+
+    @classmethod
+    def sharing(cls, embeddings: SafeRetrievalEmbeddings, **settings: Any) -> Self:
+        """A chat model on the backbone that embeddings have loaded: one copy of the weights for both.
+
+        Args:
+            embeddings: of an arm with a language model (output, blend, hyde).
+            settings: the class's other fields.
+
+        Raises:
+            InputError: the arm has none.
+            AdapterError, ModelError: the models cannot be had.
+        """
+        model: LanguageModel | None = getattr(embeddings.queries_by, "model", None)
+        if model is None:
+            raise InputError(f"arm {embeddings.arm.value} has no language model to share; take output, blend or hyde")
+        chat = cls(backbone=embeddings.backbone or model.name, offline=embeddings.offline, **settings)
+        chat.__dict__["language_model"] = model  # where cached_property looks
+        return chat
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """LangChain may write the settings down."""
+        return True
+
+    @cached_property
+    def language_model(self) -> LanguageModel:
+        """The model, loaded now if it is not yet.
+
+        Raises:
+            ModelError: it cannot be had.
+        """
+        from safe_retrieval.backbone.language_model import LanguageModel
+
+        return LanguageModel.load(self.backbone, offline=self.offline)
+
+    @property
+    def _llm_type(self) -> str:
+        return "safe-retrieval-local"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {
+            "backbone": self.backbone,
+            "max_new_tokens": self.max_new_tokens,
+            "max_message_tokens": self.max_message_tokens,
+            "temperature": self.temperature,
+        }
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002  # nothing to report before the end
+        **_: Any,
+    ) -> ChatResult:
+        with self._one_answer:
+            model = self.language_model
+            asked = conversation_ids(
+                model.tokenizer, [_turn(message) for message in messages], max_tokens=self.max_message_tokens
+            )
+            written = self._written(model, asked)
+        text = _cut(model.tokenizer.decode(written).strip(), stop or [])
+        usage: Any = {
+            "input_tokens": len(asked),
+            "output_tokens": len(written),
+            "total_tokens": len(asked) + len(written),
+        }
+        message = AIMessage(text, usage_metadata=usage, response_metadata={"model_name": model.name})
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _written(self, model: LanguageModel, asked: Sequence[int]) -> list[int]:
+        import torch
+        from transformers import GenerationConfig
+
+        ids = torch.tensor([asked], device=model.device)
+        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
+        config = GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=list(model.end_ids),
+            pad_token_id=model.tokenizer.pad_id,
+            **sampling,
+        )
+        with torch.inference_mode():
+            out = model.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        written: list[int] = out[0, len(asked) :].tolist()
+        return written
+
+
+def _turn(message: BaseMessage) -> Turn:
+    role = _ROLES.get(message.type)
+    if role is None:
+        raise InputError(f"expected system, human and AI messages, got one of type {message.type!r}")
+    return Turn(role, message.text)  # type: ignore[arg-type]  # the values above are the three roles
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    ends = [found for mark in stop if (found := text.find(mark)) >= 0]
+    return text[: min(ends, default=len(text))]

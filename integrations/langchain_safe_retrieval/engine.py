@@ -1,0 +1,156 @@
+"""The models behind an embeddings object: loaded on first use, and whatever waits is encoded together.
+
+Chains ask one query at a time, from many threads or tasks. One thread computes; the queries that come while it does are
+its next batch, so ``retriever.batch`` and concurrent requests share forward passes, and no model is entered twice at
+once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from safe_retrieval.encoder.paired import PairedEncoder
+from safe_retrieval.encoder.texts import clean_texts
+from safe_retrieval.errors import InputError
+from safe_retrieval.retrieval.arms import Arm, ArmLoader
+from safe_retrieval.types import Encoder, FloatMatrix, FloatVector
+
+
+class EncodedQuery(NamedTuple):
+    """One query after its forward pass.
+
+    Attributes:
+        vector: (d,) float32, unit norm.
+        refusal: probability in [0, 1] that the backbone would refuse; ``None`` where nothing gave a verdict.
+    """
+
+    vector: FloatVector
+    refusal: float | None
+
+
+class _Waiting(NamedTuple):
+    text: str
+    judged: bool
+    answer: Future[EncodedQuery]
+
+
+class EncoderEngine:
+    """Query side and document side of one space. A copy, also by pickle, starts without models.
+
+    Args:
+        document_encoder: name, hub id or folder.
+        loader: loads the query side.
+        arm: how queries are encoded.
+        batch_size: most texts in one forward pass.
+        offline: open no connection.
+    """
+
+    def __init__(self, document_encoder: str, loader: ArmLoader, arm: Arm, batch_size: int, offline: bool) -> None:
+        self._settings = (document_encoder, loader, arm, batch_size, offline)
+        self._loading = threading.Lock()
+        self._document: Encoder | None = None
+        self._query: Encoder | None = None
+        self._judge: Encoder | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._query_thread = ThreadPoolExecutor(1, "safe-retrieval-queries")
+        self._document_thread = ThreadPoolExecutor(1, "safe-retrieval-documents")
+
+    def __reduce__(self) -> tuple[type[EncoderEngine], tuple[str, ArmLoader, Arm, int, bool]]:
+        return EncoderEngine, self._settings
+
+    def document_encoder(self) -> Encoder:
+        """The encoder of documents, loaded now if it is not yet; the language model is not.
+
+        Raises:
+            ModelError: it cannot be had.
+        """
+        from safe_retrieval.encoder.input import InputEncoder
+
+        with self._loading:
+            if self._document is None:
+                name, *_, offline = self._settings
+                self._document = InputEncoder.load(name, offline=offline)
+            return self._document
+
+    def query_encoder(self) -> Encoder:
+        """The encoder of queries, loaded now if it is not yet.
+
+        Raises:
+            EncoderMismatchError: the adapter was trained for another document encoder.
+            AdapterError, ModelError: the adapter or a model cannot be had.
+        """
+        return self._query_thread.submit(self._loaded_query).result()
+
+    def submit(self, text: str, *, judged: bool = False) -> Future[EncodedQuery]:
+        """Encode a query as soon as the models are free.
+
+        Args:
+            text: the query.
+            judged: whether a refusal probability is needed; an arm that has none then asks a response encoder for it.
+
+        Raises:
+            InputError: ``text`` is no string.
+        """
+        (cleaned,) = clean_texts([text])
+        answer: Future[EncodedQuery] = Future()
+        self._waiting.append(_Waiting(cleaned, judged, answer))
+        self._query_thread.submit(self._answer_waiting)
+        return answer
+
+    def submit_documents(self, texts: Sequence[str]) -> Future[FloatMatrix]:
+        """Encode documents as soon as their encoder is free: (n, d) float32, unit norm."""
+        batch_size = self._settings[3]
+        return self._document_thread.submit(
+            lambda: self.document_encoder().encode_documents(texts, batch_size=batch_size, progress=False)
+        )
+
+    def _answer_waiting(self) -> None:
+        batch: list[_Waiting] = []
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if waiting.answer.set_running_or_notify_cancel():
+                batch.append(waiting)
+        if not batch:  # an earlier batch took them along
+            return
+        try:
+            found = self._encoded([each.text for each in batch], judged=any(each.judged for each in batch))
+        except BaseException as error:
+            for waiting in batch:
+                waiting.answer.set_exception(error)
+            raise
+        for waiting, encoded in zip(batch, found, strict=True):
+            waiting.answer.set_result(encoded)
+
+    def _encoded(self, texts: list[str], *, judged: bool) -> list[EncodedQuery]:
+        batch_size = self._settings[3]
+        encoder = self._loaded_query()
+        vectors, refusal = encoder.encode(texts, batch_size=batch_size, progress=False)
+        if refusal is None and judged:
+            refusal = self._loaded_judge().encode(texts, batch_size=batch_size, progress=False).refusal
+        verdicts: list[float | None] = [None] * len(texts) if refusal is None else [float(value) for value in refusal]
+        return [EncodedQuery(vector, verdict) for vector, verdict in zip(vectors, verdicts, strict=True)]
+
+    # Called in the query thread alone, so each is loaded once.
+
+    def _loaded_query(self) -> Encoder:
+        if self._query is None:
+            _, loader, arm, *_ = self._settings
+            encoder = loader.encoder(arm)
+            if encoder is None:
+                raise InputError(f"expected an arm with vectors (output, blend, hyde, input), got {arm.value}")
+            PairedEncoder(encoder, self.document_encoder())  # refuses a pair of different spaces
+            self._query = encoder
+        return self._query
+
+    def _loaded_judge(self) -> Encoder:
+        if self._judge is None:
+            _, loader, arm, *_ = self._settings
+            judge = loader.refusal_encoder(arm)
+            if judge is None:
+                raise InputError(f"the arm {arm.value} gave no refusal probability; take output, blend or input")
+            self._judge = judge
+        return self._judge
