@@ -67,7 +67,7 @@ def serve(
         max_batch=max_batch, max_waiting=max_waiting, max_body=max_body, timeout=timeout, drain_timeout=drain_timeout
     )
     ring = (KeyRing() if keys is None else KeyRing.read(keys)) + (KeyRing() if key is None else KeyRing.of(key))
-    check_exposure(host, has_keys=len(ring) > 0)  # before minutes of loading, not after
+    check_exposure(host, has_keys=bool(ring))  # before minutes of loading, not after
     from safe_retrieval.server.engine import open_served
     from safe_retrieval.server.run import bound, serve_on
 

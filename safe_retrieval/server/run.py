@@ -46,6 +46,7 @@ def serve(
         InputError: the address can be reached from elsewhere and there are no keys, or it cannot be bound to.
         MissingExtraError: fastapi, uvicorn or prometheus-client is not installed.
     """
+    check_exposure(host, has_keys=bool(keys))
     with bound(host, port) as listening:
         serve_on(listening, served, settings=settings, keys=keys)
 
@@ -56,7 +57,7 @@ def serve_on(
     """:func:`serve` on a socket that is bound already, as :func:`bound` gives it."""
     settings, keys = settings or ServerSettings(), keys or KeyRing()
     host, port = listening.getsockname()[:2]
-    check_exposure(host, has_keys=len(keys) > 0)
+    check_exposure(host, has_keys=bool(keys))
     with logging_as_json(sys.stderr), _signals_end_quietly():
         server = make_server(served, settings, keys)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

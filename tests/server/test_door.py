@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from safe_retrieval.server.door import Door
+from safe_retrieval.server.keys import KeyRing
+from safe_retrieval.server.observing import RequestRecord, _current
+from safe_retrieval.server.settings import ServerSettings
+from tests.server.conftest import Client
+from tests.server.support import KEY, NAME, QueryEncoder, code_of, served_by
+
+RING = KeyRing.of(KEY, "alice")
+BODY = {"model": NAME, "input": "a"}
+
+
+@pytest.mark.parametrize("given", [None, "", KEY, f"Basic {KEY}", "Bearer ", f"Bearer {KEY}x", "Bearer \xff\xfe"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/embeddings", "/metrics", "/openapi.json", "/nowhere"])
+def test_without_a_known_key_nothing_is_answered(client: Client, given: str | None, path: str) -> None:
+    headers = [] if given is None else [(b"authorization", given.encode("latin-1"))]
+    response = client(keys=RING).get(path, headers=headers)
+    assert (response.status_code, code_of(response)) == (401, "invalid_api_key")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_known_key_is_let_in_from_anywhere(client: Client) -> None:
+    headers = {"authorization": f"bearer {KEY}", "host": "search.example.org"}
+    assert client(keys=RING, headers=headers).post("/v1/embeddings", json=BODY).status_code == 200
+
+
+def test_probes_need_no_key(client: Client) -> None:
+    opened = client(keys=RING)
+    assert [opened.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"])
+def test_without_keys_a_loopback_name_is_answered(client: Client, host: str) -> None:
+    assert client().get("/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example:80", "[", "127.0.0.1@evil.example", "", ":80"]
+)
+def test_without_keys_any_other_name_is_how_a_web_page_would_come_in(client: Client, host: str) -> None:
+    response = client().get("/v1/models", headers={"host": host})
+    assert (response.status_code, code_of(response)) == (403, "host_not_allowed")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_only_json_is_read(client: Client, kind: str) -> None:
+    response = client().post("/v1/embeddings", content=b"{}", headers={"content-type": kind})
+    assert (response.status_code, code_of(response)) == (415, "unsupported_media_type")
+
+
+def test_a_body_has_a_bound_whether_it_says_its_length_or_not(client: Client) -> None:
+    opened = client(settings=ServerSettings(max_body=200))
+    headers = {"content-type": "application/json"}
+
+    def parts() -> Iterator[bytes]:
+        for _ in range(10):
+            yield b" " * 50
+
+    for body in (b" " * 500, parts()):
+        response = opened.post("/v1/embeddings", content=body, headers=headers)
+        assert (response.status_code, code_of(response)) == (413, "body_too_large")
+    assert opened.post("/v1/embeddings", json=BODY).status_code == 200
+
+
+def test_an_answer_has_its_time_and_the_next_request_is_answered(client: Client) -> None:
+    encoder = QueryEncoder()
+    opened = client(served_by(encoder), settings=ServerSettings(timeout=0.2))
+    encoder.delay = 0.6
+    response = opened.post("/v1/embeddings", json=BODY)
+    assert (response.status_code, code_of(response)) == (504, "timeout")
+    time.sleep(0.1)
+    assert code_of(opened.get("/readyz")) == "stuck"
+    encoder.delay = 0.0
+    time.sleep(0.5)
+    assert opened.post("/v1/embeddings", json=BODY).status_code == 200
+
+
+class Inside:
+    """An application that says when it was reached and whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.cancelled = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.reached.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+SCOPE: dict[str, Any] = {
+    "type": "http",
+    "method": "POST",
+    "path": "/v1/embeddings",
+    "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+}
+
+
+async def through(app: Any, receive: Any, **settings: Any) -> tuple[list[Any], RequestRecord]:
+    """Everything that is sent for one request, and its record."""
+    sent: list[Any] = []
+    record = RequestRecord()
+    _current.set(record)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await Door(app, settings=ServerSettings(**settings), keys=KeyRing())(dict(SCOPE), receive, send)
+    return sent, record
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def receive() -> Any:
+        await asyncio.sleep(30)
+
+    sent, record = await through(Inside(), receive, body_timeout=0.05)
+    assert (sent[0]["status"], record.code) == (408, "body_timeout")
+
+
+@pytest.mark.parametrize("left_early", [False, True])
+async def test_nobody_works_for_a_caller_who_hung_up(left_early: bool) -> None:
+    app = Inside()
+    messages: list[dict[str, Any]] = [] if left_early else [{"type": "http.request", "body": b"{}"}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        if not left_early:
+            await app.reached.wait()
+        return {"type": "http.disconnect"}
+
+    sent, record = await through(app, receive)
+    assert (sent, record.status) == ([], 499)
+    assert app.cancelled is not left_early
+
+
+async def test_requests_in_progress_have_a_bound() -> None:
+    app = Inside()
+    door = Door(app, settings=ServerSettings(max_requests=1), keys=KeyRing())
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"{}"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    first = asyncio.ensure_future(door(dict(SCOPE), receive, send))
+    await app.reached.wait()
+    await door(dict(SCOPE), receive, send)
+    assert sent[0]["status"] == 429
+    assert (b"retry-after", b"1") in sent[0]["headers"]
+    first.cancel()
+    await asyncio.wait({first})
+    assert app.cancelled
+
+
+async def test_there_are_no_websockets() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    door = Door(Inside(), settings=ServerSettings(), keys=KeyRing())
+    await door({"type": "websocket", "path": "/", "headers": []}, Inside(), send)
+    assert sent == [{"type": "websocket.close", "code": 1000}]
