@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from safe_retrieval.cli import index_exchange, index_find
 from safe_retrieval.cli._common import out, print_json
 from safe_retrieval.cli._index_options import (
     BatchSize,
@@ -31,14 +32,19 @@ from safe_retrieval.cli._index_options import (
     TitleField,
     remark,
 )
+from safe_retrieval.cli.index_find import document_fields
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
-from safe_retrieval.types import Document
 
 if TYPE_CHECKING:
     from safe_retrieval.index.rejects import Rejects
 
 app = typer.Typer(help="Build, change, describe and verify index folders.", no_args_is_help=True)
+app.command("find")(index_find.find)
+app.command("merge")(index_exchange.merge)
+app.command("export")(index_exchange.export)
+app.command("import")(index_exchange.import_)
+app.command("adopt")(index_exchange.adopt)
 
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 _CHUNK = 512
@@ -152,11 +158,26 @@ def info(
 
 
 @app.command()
-def verify(folder: IndexFolder) -> None:
-    """Check sizes, hashes, numbering and every vector of an index; exit with 1 if there is a fault."""
-    from safe_retrieval.index.folder import verify_index
+def verify(
+    folder: IndexFolder,
+    *,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Documents, drawn at random, that are encoded again; 0 loads no encoder.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawing.")] = 0,
+    offline: Offline = False,
+) -> None:
+    """Check sizes, hashes, ids both ways, every vector, and a sample against its texts; exit with 1 at a fault."""
+    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.index.folder import load_index, verify_index
+    from safe_retrieval.index.recheck import reencoding_faults
 
     faults = verify_index(folder)
+    if not faults and sample:
+        with load_index(folder, verify=False, read_only=True) as index:
+            encoder = InputEncoder.load(index.manifest.encoder.name, offline=offline)
+            faults = reencoding_faults(index, encoder, sample=sample, seed=seed)
+            remark(f"{min(sample, len(index)):,} documents encoded again with {encoder.name}")
     for fault in faults:
         out().print(fault, markup=False, highlight=False, soft_wrap=True)
     if faults:
@@ -243,7 +264,7 @@ def get(
     from safe_retrieval.index.folder import load_index
 
     with load_index(folder, read_only=True) as index:
-        print_json([_fields(document) for document in index.get_documents(ids)])
+        print_json([document_fields(document) for document in index.get_documents(ids)])
 
 
 @contextmanager
@@ -258,15 +279,6 @@ def _rejects(folder: Path, skip_bad: bool) -> Iterator[Rejects | None]:
         yield rejects
         if rejects.count:
             remark(f"{rejects.count:,} bad lines skipped: {rejects.path}")
-
-
-def _fields(document: Document) -> dict[str, Any]:
-    return {
-        "id": document.id,
-        "title": document.title,
-        "text": document.text,
-        "metadata": dict(document.metadata),
-    }
 
 
 @app.command()

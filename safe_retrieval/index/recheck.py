@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import EncoderMismatchError, InputError
+from safe_retrieval.index.searchable import SearchableIndex
 from safe_retrieval.index.segments import Block
 from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector
 
@@ -104,6 +105,35 @@ class Recheck:
             if alone.min() >= LEAST_COSINE:
                 return "; they are of the texts alone, so name a title field that is not there: --title-field none"
         return "; name the encoder that made them, and check that texts and vectors are in the same order"
+
+
+def reencoding_faults(index: SearchableIndex, encoder: Encoder, *, sample: int = SAMPLE, seed: int = 0) -> list[str]:
+    """Documents whose vectors are not those of their texts, one sentence each; a random sample is looked at.
+
+    Args:
+        index: the index.
+        encoder: who built it.
+        sample: how many documents are encoded again.
+        seed: of the choice of documents.
+
+    Raises:
+        EncoderMismatchError: the encoder is another one.
+        InputError: the sample is below 0.
+    """
+    index.check_encoder(encoder)
+    frozen = index.frozen()
+    ids = frozen.ids()
+    chosen = [ids[position] for position in sampled(len(ids), sample, seed)]
+    if not chosen:
+        return []
+    contents = [document.content for document in frozen.get_documents(chosen)]
+    cosines = cosines_to(encoder, contents, frozen.get_vectors(chosen))
+    return [
+        f"{index.path}: document {identifier!r} encoded again has a cosine of {cosine:.3f} to its vector, expected at "
+        f"least {LEAST_COSINE}; build the index again"
+        for identifier, cosine in zip(chosen, cosines, strict=True)
+        if not cosine >= LEAST_COSINE
+    ]
 
 
 def cosines_to(encoder: Encoder, contents: Sequence[str], vectors: FloatMatrix) -> NDArray[np.float64]:
