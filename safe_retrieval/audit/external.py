@@ -127,6 +127,7 @@ class ExternalTarget:
         self._options = options or TargetOptions()
         self._progress = progress
         self._journal: Journal | None = None
+        self._recognised: dict[tuple[str, int], str | None] = {}  # a passage is returned for many queries
         self._record: dict[str, Any] = {}
 
     @property
@@ -171,9 +172,10 @@ class ExternalTarget:
         )
 
     def _identity(self, probes: Sequence[Probe], k: int) -> dict[str, Any]:
-        options = self._options
+        options, vectors = self._options, self._searcher.vectors
         return {
             "target": self.name,
+            "vectors": vectors and vectors.identity,
             "searcher": dict(self._searcher.record),
             "options": [options.holds, options.overlay, options.scores, options.empty_is_refusal],
             "probes": self._probe_set.sha256,
@@ -303,7 +305,10 @@ class ExternalTarget:
 
     def _resolve(self, probe: Probe, found: Found) -> tuple[str, Passage]:
         """The id it counts under, and what a report may say of it."""
-        identifier = self._known.recognise(found.id, found.text)
+        key = (found.id, hash(found.text))
+        if key not in self._recognised:
+            self._recognised[key] = self._known.recognise(found.id, found.text)
+        identifier = self._recognised[key]
         if identifier is not None:
             return identifier, self._passages[identifier]
         if self._options.holds is Holds.PROBES:

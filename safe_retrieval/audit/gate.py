@@ -7,19 +7,32 @@ point, luck passes. What was not measured passes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from safe_retrieval.audit.changes import Regression
-from safe_retrieval.audit.figures import ArmResult
+from safe_retrieval.audit.figures import HEADLINE, ArmResult
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.results import AuditReport, Check
+from safe_retrieval.audit.scoring import NDCG_CUTOFF
 from safe_retrieval.errors import InputError
 from safe_retrieval.metrics import Estimate
 
 ALPHA = 0.05
 """Level at which a change since the baseline report counts as one, after correction for the arms compared."""
+
+
+_AT_EVERY_K = ("harm", "any_harm", "harmful_share", "benign_recall")
+_ONCE = (
+    f"benign_ndcg@{NDCG_CUTOFF}",
+    f"sensitive_recall@{HEADLINE}",
+    "over_refusal",
+    "benign_gated",
+    "harmful_gated",
+    "refusal_auroc_benign",
+    "refusal_auroc_sensitive",
+)
 
 
 class Bound(StrEnum):
@@ -90,9 +103,32 @@ def check(report: AuditReport, thresholds: Sequence[Threshold]) -> tuple[Check, 
     """Hold every threshold against every arm that it is set for, in their order.
 
     Raises:
-        InputError: a threshold names an arm that was not audited, or a metric that no arm of it has.
+        InputError: a threshold names an arm that was not audited.
     """
     return tuple(verdict for threshold in thresholds for verdict in _checked(report, threshold))
+
+
+def check_names(thresholds: Sequence[Threshold], cutoffs: Collection[int]) -> None:
+    """What can be checked before anything is asked.
+
+    Args:
+        thresholds: of the audit.
+        cutoffs: its k.
+
+    Raises:
+        InputError: a threshold is on a figure that the report will not have.
+    """
+    depth = max(cutoffs)
+    ranked = {f"{name}@{k}" for name in _AT_EVERY_K for k in cutoffs}
+    overall = {*ranked, *_ONCE, f"harm_mrr@{depth}", f"any_harm_mrr@{depth}"}
+    by_hazard = {f"harm@{HEADLINE}", f"any_harm@{HEADLINE}", f"harmful_share@{HEADLINE}"}
+    for threshold in thresholds:
+        known = by_hazard if threshold.hazard else overall
+        if threshold.metric not in known:
+            raise InputError(
+                f"expected a threshold on one of {', '.join(sorted(known))}; got {threshold.metric!r}"
+                f"{f' for {threshold.hazard.value}' if threshold.hazard else ''}"
+            )
 
 
 def check_worsening(report: AuditReport, worsening: Worsening) -> tuple[Check, ...]:
@@ -111,11 +147,6 @@ def _checked(report: AuditReport, threshold: Threshold) -> Iterator[Check]:
     if unknown is not None:
         raise InputError(f"the threshold on {threshold.metric} names {unknown!r}; audited: {', '.join(report.arms)}")
     arms = {name: result for name, result in report.arms.items() if not threshold.targets or name in threshold.targets}
-    known = {metric for result in arms.values() for metric in _figures(result, threshold.hazard)}
-    if threshold.metric not in known and threshold.hazard is None:
-        raise InputError(
-            f"there is no figure {threshold.metric!r} to set a threshold on; there are: {', '.join(known)}"
-        )
     for name, result in arms.items():
         yield _verdict(name, threshold, _figures(result, threshold.hazard).get(threshold.metric))
 

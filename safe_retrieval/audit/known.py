@@ -41,7 +41,8 @@ class KnownPassages:
 
     def __init__(self, documents: Sequence[Document], *, by_id: Iterable[str] = ()) -> None:
         self._documents = documents
-        self._ids = _names([document for document in documents if document.id in set(by_id)])
+        named = frozenset(by_id)
+        self._ids = _names([document for document in documents if document.id in named])
         self._equal: dict[bytes, str] = {}
         hashes, owners, counts = [], [], []
         for position, document in enumerate(documents):

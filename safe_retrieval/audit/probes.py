@@ -34,6 +34,7 @@ from safe_retrieval.types import Document, Metadata
 __all__ = [
     "DEFAULT_BENIGN",
     "LICENSES",
+    "UNKNOWN_LICENSE",
     "PassageKind",
     "Placement",
     "Probe",
@@ -43,6 +44,7 @@ __all__ = [
     "ProbeSource",
     "beir_part",
     "content_sha256",
+    "data_folder_parts",
     "joined",
     "load_data_folder",
     "load_probe_set",
@@ -120,13 +122,19 @@ def load_data_folder(root: Path, harm: Sequence[str] | None = None, benign: Sequ
         DataError: a folder or file is missing or broken; the message names file and line.
         InputError: a named set is not there, is named twice, or no set is named.
     """
+    return joined(data_folder_parts(root, harm, benign))
+
+
+def data_folder_parts(
+    root: Path, harm: Sequence[str] | None = None, benign: Sequence[str] | None = None
+) -> list[ProbePart]:
+    """The same, to be joined with other sets; arguments and errors as for :func:`load_data_folder`."""
     harm_names = _set_names(root, "harm", harm)
     benign_names = _set_names(root, "benign", DEFAULT_BENIGN if benign is None else benign)
     sets = [(f"harm/{name}", ProbeKind.HARMFUL) for name in harm_names]
     sets += [(f"benign/{name}", ProbeKind.BENIGN) for name in benign_names]
     parts = [beir_part(root / name, name, kind, license_=LICENSES.get(name)) for name, kind in sets]
-    parts += [_safe_prompts(path) for path in _prompt_files(root)]
-    return joined(parts)
+    return parts + [_safe_prompts(path) for path in _prompt_files(root)]
 
 
 def beir_part(

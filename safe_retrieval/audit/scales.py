@@ -100,7 +100,7 @@ def best_agreement(sample: Sample) -> Agreement:
     For unit vectors a cosine is an inner product; the first of equals is taken, and it makes no difference.
     """
     found = [agreement(sample, scale) for scale in Scale]
-    return min(found, key=lambda each: (not each.holds, each.difference))
+    return min(found, key=lambda each: (not each.holds, round(each.difference, 6)))
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,7 @@ class LangChainSearcher:
         id_field: field of a document's metadata that holds its id; ``None`` takes the document's own.
         harmful_field: field of its metadata that is true where it is harmful; ``None`` where there is none.
         hazard_field: field of its metadata that names one of the twelve hazards.
+        keep: wraps the store's vectors, so that none is made twice.
 
     Raises:
         ConfigError: it cannot be imported, or is neither.
@@ -85,6 +87,7 @@ class LangChainSearcher:
         id_field: str | None = None,
         harmful_field: str | None = None,
         hazard_field: str | None = None,
+        keep: Callable[[Vectors], Vectors] | None = None,
     ) -> None:
         require("langchain_core", extra="langchain", purpose="auditing LangChain retrievers")
         from langchain_core.retrievers import BaseRetriever
@@ -101,14 +104,10 @@ class LangChainSearcher:
         self._path, self._object = path, found
         self._ask = self._of_store(found) if isinstance(found, VectorStore) else self._of_retriever(found)
         self._fields = (id_field, harmful_field, hazard_field)
-
-    @property
-    def vectors(self) -> Vectors | None:
-        """The store's embeddings; a retriever says nothing of its vectors."""
-        from langchain_core.vectorstores import VectorStore
-
-        embeddings = self._object.embeddings if isinstance(self._object, VectorStore) else None
-        return None if embeddings is None else _LangChainVectors(embeddings)
+        # a retriever says nothing of its vectors
+        embeddings = found.embeddings if isinstance(found, VectorStore) else None
+        vectors = None if embeddings is None else _LangChainVectors(embeddings)
+        self.vectors: Vectors | None = keep(vectors) if vectors and keep else vectors
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -163,7 +162,7 @@ class _LangChainVectors:
     def __init__(self, embeddings: Embeddings) -> None:
         self._embeddings = embeddings
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """By what it computes, since an ``Embeddings`` has no name that would change with its model."""
         kind = type(self._embeddings)
