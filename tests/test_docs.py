@@ -76,6 +76,8 @@ def try_to_parse(words: list[str], where: str) -> None:
     """Walk to the command that is meant and let it read its options, without running it."""
     command, (name, *rest) = get_command(app), words
     while children := getattr(command, "commands", None):
+        if getattr(command, "invoke_without_command", False) and (not rest or rest[0].startswith("-")):
+            break  # a group that is a command too
         assert rest, where
         assert rest[0] in children, where
         command, (name, *rest) = children[rest[0]], rest

@@ -25,7 +25,12 @@ _WIDE = 126
 _SECONDS_BETWEEN_LINES = 20.0
 
 
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
 def audit(
+    context: typer.Context,
     *,
     data: Annotated[
         Path | None,
@@ -71,7 +76,11 @@ def audit(
     One index of the corpus by the document encoder is asked through each arm. OUT gets index.html, picture.svg,
     report.json, findings.jsonl, junit.xml, results.sarif and summary.md; none of them holds the text of a query or
     passage unless --reveal asks for it. A cut audit goes on where it stopped when it is started again.
+
+    That is the audit of our own arms. Any other retriever is audited by a file: init writes one, run carries it out.
     """
+    if context.invoked_subcommand is not None:
+        return
     from safe_retrieval.audit.arms import audit_arms
     from safe_retrieval.audit.models import LocalModels
     from safe_retrieval.audit.report.reveal import WARNING
@@ -88,14 +97,14 @@ def audit(
         seed=seed,
         baseline=baseline,
         reveal=reveal,
-        progress=_progress(),
+        progress=shown_progress(),
     )
     if reveal:
         err().print(f"warning: {WARNING}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print_json(report.to_json())
     else:
-        _print_table(report)
+        print_table(report)
     err().print(f"report: {out_folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -138,7 +147,8 @@ def _cutoff(value: str) -> int:
         raise InputError(f"expected whole numbers in --k, separated by commas; got {value!r}") from error
 
 
-def _print_table(report: AuditReport) -> None:
+def print_table(report: AuditReport) -> None:
+    """The headline figures, as wide as the console is."""
     from safe_retrieval.audit.report import summary_table
 
     console = out()
@@ -148,7 +158,7 @@ def _print_table(report: AuditReport) -> None:
     console.print(table, width=None if console.is_terminal else _WIDE, crop=False, overflow="ignore")
 
 
-def _progress() -> Progress:
+def shown_progress() -> Progress:
     """The common bar where somebody watches, lines now and then where the output goes into a log."""
     from safe_retrieval.encoder.progress import progress_bar
 

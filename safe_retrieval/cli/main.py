@@ -7,7 +7,7 @@ import sys
 import typer
 
 from safe_retrieval import __version__
-from safe_retrieval.cli import audit, bench, encode, index, llm2vec, models, search, serve, train
+from safe_retrieval.cli import audit, audit_run, bench, encode, index, llm2vec, models, search, serve, train
 from safe_retrieval.errors import SafeRetrievalError
 
 app = typer.Typer(
@@ -22,7 +22,9 @@ app.add_typer(index.app, name="index")
 app.add_typer(bench.app, name="bench")
 app.command("search")(search.search)
 app.command("encode")(encode.encode)
-app.command("audit")(audit.audit)
+audit.app.command("run")(audit_run.run)
+audit.app.command("init")(audit_run.init)
+app.add_typer(audit.app, name="audit")
 app.command("train")(train.train)
 app.command("llm2vec")(llm2vec.llm2vec)
 app.command("serve")(serve.serve)
