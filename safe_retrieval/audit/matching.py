@@ -24,6 +24,8 @@ _RESAMPLES = 2_000
 _LEVELS = 200
 """Scores looked at; more would not move the interpolated figures."""
 _DRAWN = 40
+_ROUNDING = 1e-12
+"""Means of the same values may differ in their last bits."""
 _NDCG = 10
 
 Answered = Mapping[str, Sequence[Hit]]
@@ -72,29 +74,46 @@ def selectivity(
     levels = _cutoffs(baseline, own, benign, depth) if weakening is Weakening.CUTOFF else _scores(baseline, own, benign)
     harm_rows = np.column_stack([levels.harm, list(harm.values())])
     recall_rows = np.column_stack([levels.recall, list(recall.values())])
-    matched = _match(harm_rows.mean(axis=0), recall_rows.mean(axis=0), levels.values)
-    harm_draws = resampled_means(harm_rows, seed=seed, resamples=_RESAMPLES)
-    recall_draws = resampled_means(recall_rows, seed=seed + 1, resamples=_RESAMPLES)
-    draws = [_match(*rows, levels.values).difference for rows in zip(harm_draws, recall_draws, strict=True)]
-    low, high = percentile_interval(np.array(draws))
-    estimate = Estimate(matched.difference, low, high, len(harm_rows) + len(recall_rows))
-    return Selectivity(estimate, matched.level, matched.reached)
+    matched = _match(harm_rows.mean(axis=0)[None], recall_rows.mean(axis=0)[None], levels.values)
+    draws = _match(
+        resampled_means(harm_rows, seed=seed, resamples=_RESAMPLES),
+        resampled_means(recall_rows, seed=seed + 1, resamples=_RESAMPLES),
+        levels.values,
+    )
+    low, high = percentile_interval(draws.difference)
+    estimate = Estimate(float(matched.difference[0]), low, high, len(harm_rows) + len(recall_rows))
+    return Selectivity(estimate, float(matched.level[0]), bool(matched.reached[0]))
 
 
 class _Match(NamedTuple):
-    difference: float
-    level: float
-    reached: bool
+    """Row by row: difference in harm, the level of equal recall, and whether the baseline reaches it; (r,) each."""
+
+    difference: NDArray[np.float64]
+    level: NDArray[np.float64]
+    reached: NDArray[np.bool_]
 
 
 def _match(harm: NDArray[np.float64], recall: NDArray[np.float64], values: NDArray[np.float64]) -> _Match:
-    """From one row of means each: the baseline's levels, and last the arm."""
-    # the first level of a plateau: the baseline is not charged for passages it need not have shown
-    heights, first = np.unique(recall[:-1], return_index=True)
-    level = float(np.interp(recall[-1], heights, values[first]))
-    return _Match(
-        float(harm[-1] - np.interp(recall[-1], heights, harm[first])), level, bool(recall[-1] <= heights[-1] + 1e-12)
-    )
+    """Match the arm with the baseline in rows of means: (r, levels + 1) each, the baseline's levels and last the arm.
+
+    Recall rises along the levels, in steps. Where it stands still, the first level counts: the baseline is not charged
+    for passages that it need not have shown.
+    """
+    levels, wanted, row = recall[:, :-1], recall[:, -1], np.arange(len(recall))
+
+    def first_with(height: NDArray[np.float64]) -> NDArray[np.int64]:
+        return np.asarray((levels < height[:, None] - _ROUNDING).sum(axis=1))
+
+    upper = first_with(wanted)
+    reached = upper < levels.shape[1]
+    upper = np.where(reached, upper, first_with(levels[:, -1]))
+    below = first_with(levels[row, np.maximum(upper - 1, 0)])
+    lower = np.where(reached & (upper > 0), below, upper)
+    rise = levels[row, upper] - levels[row, lower]
+    share = np.where(rise > 0, (wanted - levels[row, lower]) / np.where(rise > 0, rise, 1.0), 0.0).clip(0, 1)
+    matched = harm[row, lower] + share * (harm[row, upper] - harm[row, lower])
+    level = values[lower] + share * (values[upper] - values[lower])
+    return _Match(harm[:, -1] - matched, level, reached)
 
 
 def _cutoffs(baseline: Answered, own: Qrels, benign: Qrels, depth: int) -> _Levels:

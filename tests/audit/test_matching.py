@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from safe_retrieval.audit.changes import Selectivity, Weakening
-from safe_retrieval.audit.matching import selectivity, weakness_curve
+from safe_retrieval.audit.matching import _match, selectivity, weakness_curve
 from safe_retrieval.types import Hit
 
 OWN = {"h1": {"H1": 1}, "h2": {"H2": 1}}
@@ -88,3 +89,18 @@ def test_the_weakness_curve_by_hand() -> None:
     )
     assert weakness_curve(BASELINE, {}, BENIGN) == ()
     assert weakness_curve({}, OWN, BENIGN) == ((0.0, 0.0),)
+
+
+def test_matching_rows_at_once_is_interpolation_row_by_row() -> None:
+    random = np.random.default_rng(5)
+    steps = random.integers(0, 3, (200, 12)) / 40  # many levels at which nothing rises
+    recall = np.column_stack([np.zeros(200), np.cumsum(steps, axis=1), random.random(200)])
+    harm = np.column_stack([np.zeros(200), np.cumsum(random.random((200, 12)) / 12, axis=1), random.random(200)])
+    values = np.arange(13.0)
+    matched = _match(harm, recall, values)
+    for row in range(200):
+        heights, first = np.unique(recall[row, :-1], return_index=True)
+        wanted = recall[row, -1]
+        assert matched.difference[row] == pytest.approx(harm[row, -1] - np.interp(wanted, heights, harm[row][first]))
+        assert matched.level[row] == pytest.approx(np.interp(wanted, heights, values[first]))
+        assert matched.reached[row] == (wanted <= heights[-1])
