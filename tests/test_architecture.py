@@ -19,7 +19,8 @@ FLOORS = (
     ("retrieval",),
     ("audit", "interpret"),
     ("bench",),
-    ("server", "cli"),
+    ("server",),
+    ("cli",),
 )
 """docs/architecture.md, from the ground up."""
 
