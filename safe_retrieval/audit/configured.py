@@ -50,6 +50,7 @@ def run(
     settings: AuditSettings | Mapping[str, Any] | str | Path,
     *,
     out: str | Path | None = None,
+    baseline: str | Path | None = None,
     reveal: bool = False,
     progress: Progress = progress_bar,
 ) -> AuditReport:
@@ -59,6 +60,7 @@ def run(
         settings: a YAML file, or what one would hold.
         out: folder of the report; ``None`` takes the settings'. An earlier audit in it is replaced; one that was cut
             goes on.
+        baseline: folder of an earlier audit of the same probes; ``None`` takes the settings'.
         reveal: show the texts of queries and passages in ``index.html`` and ``findings.jsonl``, under a warning.
         progress: display for what takes time.
 
@@ -71,13 +73,14 @@ def run(
         AuditError: a target cannot be reached, its answers cannot be right, or the folder cannot be written.
         ModelError, AdapterError, IndexFolderError, MissingExtraError: something a target needs cannot be had.
     """
-    return carry_out(settings, out=out, reveal=reveal, progress=progress).report
+    return carry_out(settings, out=out, baseline=baseline, reveal=reveal, progress=progress).report
 
 
 def carry_out(
     settings: AuditSettings | Mapping[str, Any] | str | Path,
     *,
     out: str | Path | None = None,
+    baseline: str | Path | None = None,
     reveal: bool = False,
     progress: Progress = progress_bar,
 ) -> Audited:
@@ -87,7 +90,8 @@ def carry_out(
     check_audit(probe_set, [target.called for target in audit.targets], audit.k)
     thresholds = [each.threshold for each in audit.thresholds]
     check_names(thresholds, {*CUTOFFS, *audit.k})
-    earlier = read_baseline(audit.placed(audit.baseline.report)) if audit.baseline.report else None
+    before = Path(baseline) if baseline else audit.baseline.report and audit.placed(audit.baseline.report)
+    earlier = read_baseline(before) if before else None  # now: it may lie in the folder that is written
     source_state()  # before hours of work, not after them
     folder = Path(out) if out is not None else audit.placed(audit.out)
     with ReportFolder(folder) as opened:

@@ -23,6 +23,9 @@ def run(
     config: Annotated[Path, typer.Argument(help="The settings; audit init writes them to begin with.")] = DEFAULT,
     *,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Report folder, in place of the file's.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier audit of the same probes, in place of the file's.")
+    ] = None,
     reveal: Annotated[
         bool,
         typer.Option("--reveal", help="Show harmful texts in index.html and findings.jsonl; both then say so."),
@@ -37,7 +40,7 @@ def run(
     from safe_retrieval.audit.configured import carry_out
     from safe_retrieval.audit.report.reveal import WARNING
 
-    audited = carry_out(config, out=out_folder, reveal=reveal, progress=shown_progress())
+    audited = carry_out(config, out=out_folder, baseline=baseline, reveal=reveal, progress=shown_progress())
     if reveal:
         _line(err(), f"warning: {WARNING}")
     if as_json:
