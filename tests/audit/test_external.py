@@ -120,9 +120,8 @@ def test_known_harmful_passages_are_recognised_among_what_it_holds(probe_set: Pr
     held = [Document("x", first.text.upper() + "!"), Document("y", " ".join(second.text.split()[:20]))]
     mine = target(probe_set, Searching([*production(), *held]), tmp_path, overlay=Merging.NEVER)
     report = audited(mine, probe_set)
-    any_harm = report.arms["mine"].metrics["any_harm@1"]
-    assert any_harm is not None
-    assert round(any_harm.value * any_harm.n) == 2
+    found = {finding.query_id: finding.passages[0].id for finding in report.findings if finding.passages[0].own}
+    assert found == {"set/q-harmful-0": first.id, "set/q-harmful-1": second.id}
     assert {passage.id for finding in report.findings for passage in finding.passages} == {first.id, second.id}
 
 

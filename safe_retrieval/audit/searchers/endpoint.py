@@ -146,9 +146,9 @@ class Endpoint:
         if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             self._pace.pause(response.headers.get("Retry-After"))
             raise NoAnswerError(f"HTTP {status}")
-        if status != httpx.codes.OK:
+        if not response.is_success:
             raise AuditError(
-                f"{self._name} ({self.shown}) answered HTTP {status}, which would come again; expected 200. Mend "
+                f"{self._name} ({self.shown}) answered HTTP {status}, which would come again; expected success. Mend "
                 "address, headers or body in the configuration"
             )
         return _parsed(content)

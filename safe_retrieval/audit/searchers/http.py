@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from safe_retrieval.audit.searchers.endpoint import Endpoint, EndpointSettings, NoAnswerError
+from safe_retrieval.audit.searchers.endpoint import Endpoint, EndpointSettings, NoAnswerError, filled
 from safe_retrieval.audit.searching import Answer, Found, Vectors, hazard_named
 
 QUERY, K = "{query}", "{k}"
@@ -29,7 +29,7 @@ class SearchEndpoint(EndpointSettings):
     Attributes:
         method: ``POST`` sends ``body`` as JSON, ``GET`` sends ``params``.
         body: any JSON; in its strings ``{query}`` stands for the query and ``{k}`` for the number of passages; a string
-            that is ``{k}`` and nothing else becomes the number.
+            that is ``{k}`` and nothing else becomes the number. ``${NAME}`` is filled in from the environment.
         params: of the address, with the same placeholders.
         results: JSONPath of the list of results.
         id, score, text: JSONPath in a result; of these ``id`` or ``text`` is needed, for the audit has to recognise
@@ -81,6 +81,7 @@ class HttpSearcher:
     def __init__(self, settings: SearchEndpoint, name: str, *, vectors: Vectors | None = None) -> None:
         self._settings, self._name = settings, name
         self._endpoint = Endpoint(settings, name)
+        self._body, self._params = _filled(settings.body), _filled(settings.params)
         self._paths = {
             field: _compiled(path)
             for field in ("results", "id", "score", "text", "harmful", "hazard", "refused")
@@ -116,13 +117,12 @@ class HttpSearcher:
             return list(pool.map(lambda query: self._search(query, k), queries))
 
     def _search(self, query: str, k: int) -> Answer:
-        settings = self._settings
-        post = settings.method is Method.POST
+        method = self._settings.method
         (hits, refused), seconds = self._endpoint.ask(
             self._read,
-            method=settings.method.value,
-            json=_inserted(settings.body, query, k) if post else None,
-            params=_inserted(settings.params, query, k),
+            method=method.value,
+            json=_inserted(self._body, query, k) if method is Method.POST else None,
+            params=_inserted(self._params, query, k),
         )
         return Answer(hits, seconds, flagged=refused)
 
@@ -163,6 +163,15 @@ class HttpSearcher:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _filled(template: Any) -> Any:
+    """A template with the environment's values in its strings."""
+    if isinstance(template, Mapping):
+        return {key: _filled(value) for key, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value) for value in template]
+    return filled(template) if isinstance(template, str) else template
 
 
 def _inserted(template: Any, query: str, k: int) -> Any:

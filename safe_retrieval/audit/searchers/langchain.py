@@ -128,7 +128,8 @@ class LangChainSearcher:
         try:
             pairs = self._ask(query, k)
         except Exception as error:  # whatever foreign code raises, the audit names who did
-            raise AuditError(f"{self._path} raised {type(error).__name__} when it was asked: {error}") from error
+            told = str(error).replace(query, "[the query]")  # which may be harmful, and messages go into logs
+            raise AuditError(f"{self._path} raised {type(error).__name__} when it was asked: {told}") from error
         seconds = time.perf_counter() - start
         return Answer(tuple(self._found(document, score) for document, score in pairs), seconds)
 

@@ -125,7 +125,8 @@ def test_keys_come_from_the_environment_and_stay_out_of_reports(
     monkeypatch.setenv("SEARCH_TOKEN", "s3cret")
     with search_endpoint(holding(probe_set)) as server:
         headers = {"Authorization": "Bearer ${SEARCH_TOKEN}"}
-        searcher = HttpSearcher(endpoint(server, headers=headers), "api")
+        body = {"query": "{query}", "k": "{k}", "nested": [{"key": "${SEARCH_TOKEN}"}]}
+        searcher = HttpSearcher(endpoint(server, headers=headers, body=body), "api")
         searcher.search(["word1"], 3)
         assert server.headers == ["Bearer s3cret"]
         assert "s3cret" not in str(searcher.record)
