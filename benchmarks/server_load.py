@@ -6,7 +6,8 @@
 One process loads the models once and runs two servers on the loopback interface over them, one that computes every text
 by itself (``max_batch`` 1) and one that batches. Their rounds alternate, so that whatever else the machine does falls
 on both. A client sends a request of one text, waits for its answer and sends the next. Queries and passages are those
-of the built-in probe set, in a seeded order. The first round of each is warm-up; figures are medians over the others.
+of the built-in probe set, in a seeded order. Each side is warmed up with an eighth as many requests as there are
+clients; throughput is the median over the rounds, percentiles are over all requests of them.
 Clients and servers share the machine's cores. Ratios hold between machines, absolute times do not.
 """
 
@@ -17,6 +18,7 @@ import asyncio
 import json
 import random
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,12 +105,16 @@ async def ask(url: str, model: str, texts: Sequence[str], clients: int) -> Round
 def measure(
     urls: Mapping[str, str], model: str, texts: Sequence[str], *, clients: int, rounds: int
 ) -> dict[str, dict[str, Any]]:
-    """Alternate the sides for ``rounds`` rounds after one of warm-up, and sum up each."""
+    """Alternate the sides for ``rounds`` rounds after a warm-up, and sum up each."""
+    for url in urls.values():
+        asyncio.run(ask(url, model, texts[: max(1, clients // 8)], clients))
     seen: dict[str, list[Round]] = {side: [] for side in urls}
-    for _ in range(rounds + 1):
+    for number in range(1, rounds + 1):
         for side, url in urls.items():
-            seen[side].append(asyncio.run(ask(url, model, texts, clients)))
-    return {side: summary(done[1:]) for side, done in seen.items()}
+            done = asyncio.run(ask(url, model, texts, clients))
+            seen[side].append(done)
+            print(f"{model}, {side}, round {number} of {rounds}: {done.seconds:.1f} s", file=sys.stderr)
+    return {side: summary(done) for side, done in seen.items()}
 
 
 def summary(rounds: Sequence[Round]) -> dict[str, Any]:

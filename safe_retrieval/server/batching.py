@@ -123,6 +123,11 @@ class Batcher:
         """Seconds since the pass that is under way began; 0 when there is none."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
+    @property
+    def working(self) -> bool:
+        """Whether what arrives will be computed."""
+        return self._worker is not None and not self._worker.done()
+
     def start(self) -> None:
         """Begin to work, in the running event loop."""
         self._worker = asyncio.create_task(self._work(), name=f"batches of {self.name}")

@@ -134,7 +134,7 @@ class Door:
         finally:
             for task in (work, left):
                 task.cancel()
-            await asyncio.wait({work, left})
+            await asyncio.gather(work, left, return_exceptions=True)  # an error of what nobody waits for is nobody's
 
 
 def _without_port(host: str) -> str:

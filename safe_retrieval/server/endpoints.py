@@ -135,8 +135,8 @@ class Endpoints:
         """Whether it makes sense to send requests here."""
         if self.draining:
             raise ProblemError(Problem(503, "the server is stopping", "draining", retry_after=5))
-        if any(lane.running_for > self._settings.timeout for lane in self._engine.lanes):
-            message = "a forward pass takes longer than any caller waits"
+        if any(not lane.working or lane.running_for > self._settings.timeout for lane in self._engine.lanes):
+            message = "no forward passes are made, or one takes longer than any caller waits"
             raise ProblemError(Problem(503, message, "stuck", retry_after=5))
         return Health(status="ready")
 

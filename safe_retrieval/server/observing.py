@@ -97,15 +97,19 @@ class Observing:
         log.log(logging.ERROR if record.status == 500 else logging.INFO, "request", extra={"fields": present})
 
 
+_TRUSTED = frozenset({"safe_retrieval", "uvicorn"})
+"""Whose messages are known to be fixed words."""
+
 _METHODS = frozenset({"GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"})
 
 
 class JsonLines(logging.Formatter):
     """One JSON object a line, made so that no text of a request can get into it.
 
-    Of a record, the message goes in *before* its arguments are filled in, since those of other libraries may hold
-    anything; of an exception, its class and the places in the code, and not what it says. What this package wants to
-    tell, it tells in ``fields``.
+    Of this package's and uvicorn's records, the message goes in *before* its arguments are filled in; what this package
+    wants to tell, it tells in ``fields``. Messages of other libraries may repeat anything (asyncio's hold the ``repr``
+    of exceptions), so of theirs only the place goes in. Of an exception it is its class and the places in the code,
+    and not what it says.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -114,8 +118,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": str(record.msg).strip(),
-            **getattr(record, "fields", {}),
+            **self._told(record),
         }
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
@@ -123,3 +126,8 @@ class JsonLines(logging.Formatter):
             entry["error"] = type(error).__name__
             entry["where"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
         return json.dumps(entry, ensure_ascii=False)
+
+    def _told(self, record: logging.LogRecord) -> dict[str, Any]:
+        if record.name.partition(".")[0] in _TRUSTED:
+            return {"event": str(record.msg).strip(), **getattr(record, "fields", {})}
+        return {"event": "message withheld", "at": f"{record.pathname}:{record.lineno}"}

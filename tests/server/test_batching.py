@@ -151,6 +151,8 @@ async def test_closing_cancels_what_waits() -> None:
     async with held() as (batcher, _, send):
         waiting = send("a")
         await asyncio.sleep(0)
+        assert batcher.working
         await batcher.close()
+        assert not batcher.working
         with pytest.raises(asyncio.CancelledError):
             await waiting

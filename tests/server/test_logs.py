@@ -61,10 +61,13 @@ def test_of_an_exception_the_log_has_class_and_place() -> None:
         try:
             int(SECRET)
         except ValueError:
-            logging.getLogger("some.library").exception("could not read %s", SECRET)
-    (line,) = lines_of(stream)
-    assert (line["event"], line["error"], line["level"]) == ("could not read %s", "ValueError", "error")
-    assert "test_logs.py" in line["where"][0]
+            logging.getLogger("uvicorn.error").exception("could not read %s", SECRET)
+        logging.getLogger("asyncio").error(f"future: <Task exception=ValueError({SECRET!r})>")
+    uvicorns, asyncios = lines_of(stream)
+    assert (uvicorns["event"], uvicorns["error"]) == ("could not read %s", "ValueError")
+    assert "test_logs.py" in uvicorns["where"][0]
+    assert asyncios["event"] == "message withheld"
+    assert "test_logs.py" in asyncios["at"]
     assert SECRET not in stream.getvalue()
 
 
