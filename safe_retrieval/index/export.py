@@ -9,9 +9,10 @@ Both are written aside and renamed in: a file is there as a whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,8 @@ PARQUET_KEY = b"safe_retrieval"
 
 PARQUET_FORMAT = "safe-retrieval documents"
 PARQUET_VERSION = 1
+
+PARQUET_COLUMNS = ("id", "title", "text", "metadata")
 
 VECTOR_FIELD = "vector"
 """Column of the vectors."""
@@ -55,12 +58,12 @@ def export_parquet(index: SearchableIndex, path: str | Path, *, vectors: bool = 
     from pyarrow import parquet
 
     frozen = index.frozen()
-    columns = [(name, pyarrow.string()) for name in ("id", "title", "text", "metadata")]
+    columns = [(name, pyarrow.string()) for name in PARQUET_COLUMNS]
     if vectors:
         columns.append((VECTOR_FIELD, pyarrow.list_(pyarrow.float32(), frozen.dimension)))
     schema = pyarrow.schema(columns, metadata={PARQUET_KEY: _described(frozen).encode()})
     count = 0
-    with _aside(Path(path)) as partial, parquet.ParquetWriter(partial, schema) as writer:
+    with _aside(Path(path)) as partial, parquet.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         blocks = frozen.blocks()
         for first in blocks:
             group = [first, *(block for block, _ in zip(blocks, range(_GROUP_BLOCKS - 1), strict=False))]
@@ -79,7 +82,12 @@ def _described(index: SearchableIndex) -> str:
         "dimension": own.dimension,
         "factory": own.factory,
     }
-    return json.dumps(record, sort_keys=True)
+    return json.dumps({**record, "sha256": described_sha256(record)}, sort_keys=True)
+
+
+def described_sha256(record: Mapping[str, Any]) -> str:
+    """Hash over what a file says of itself; pages of data have checksums of Parquet's own."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _batch(block: Block, schema: Any, *, vectors: bool) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from safe_retrieval.errors import DataError, EncoderMismatchError, InputError
 from safe_retrieval.index.assemble import assemble_index
 from safe_retrieval.index.builder import encoder_record
-from safe_retrieval.index.export import PARQUET_FORMAT, PARQUET_KEY, PARQUET_VERSION, VECTOR_FIELD
+from safe_retrieval.index.export import (
+    PARQUET_COLUMNS,
+    PARQUET_FORMAT,
+    PARQUET_KEY,
+    PARQUET_VERSION,
+    VECTOR_FIELD,
+    described_sha256,
+)
 from safe_retrieval.index.factories import FLAT
 from safe_retrieval.index.manifest import EncoderRecord, IndexManifest
 from safe_retrieval.index.recheck import SAMPLE, Agreement, Recheck
@@ -117,8 +124,8 @@ class _Source(NamedTuple):
             return cls(metadata.num_rows, False, None, 0, FLAT, None)
         try:
             record = json.loads(described)
-            known = (record["format"], record["version"]) == (PARQUET_FORMAT, PARQUET_VERSION)
-            if known:
+            whole = record.pop("sha256") == described_sha256(record)
+            if whole and (record["format"], record["version"]) == (PARQUET_FORMAT, PARQUET_VERSION):
                 return cls(
                     metadata.num_rows,
                     True,
@@ -129,7 +136,9 @@ class _Source(NamedTuple):
                 )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: what it says of its vectors is damaged: {error}; export it again") from error
-        raise DataError(f"{path}: expected {PARQUET_FORMAT} of version {PARQUET_VERSION}, got another; export it again")
+        raise DataError(
+            f"{path}: expected {PARQUET_FORMAT} of version {PARQUET_VERSION}, got another, or damage; export it again"
+        )
 
 
 class _Rows:
@@ -153,12 +162,8 @@ class _Rows:
 
         start = 0
         try:
-            with parquet.ParquetFile(self._path) as file:
-                if self._vector_field not in file.schema_arrow.names:
-                    raise DataError(
-                        f"{self._path}: expected a column {self._vector_field!r} of vectors, got "
-                        f"{', '.join(file.schema_arrow.names)}; name it: --vector-field"
-                    )
+            with parquet.ParquetFile(self._path, page_checksum_verification=True) as file:
+                self._check_columns(file.schema_arrow.names)
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                     vectors, scaled = unit_vectors(self._vectors(batch, start, dimension), first=start)
                     self.scaled += scaled
@@ -168,15 +173,25 @@ class _Rows:
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{Place(self._path, start, 'row')} or after: not readable as Parquet: {error}") from error
 
+    def _check_columns(self, names: Sequence[str]) -> None:
+        if self._vector_field not in names:
+            raise DataError(
+                f"{self._path}: expected a column {self._vector_field!r} of vectors, got {', '.join(names)}; name it: "
+                "--vector-field"
+            )
+        if self._ours and set(names) != {*PARQUET_COLUMNS, self._vector_field}:
+            raise DataError(f"{self._path}: its columns were renamed ({', '.join(names)}); export the index again")
+
     def _vectors(self, batch: Any, start: int, dimension: int) -> NDArray[Any]:
         import pyarrow
+        from pyarrow import compute
 
         column = batch.column(self._vector_field)
         kind = column.type
         lists = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
         if not (lists or pyarrow.types.is_fixed_size_list(kind)) or not pyarrow.types.is_floating(kind.value_type):
             raise DataError(f"{self._path}: expected lists of floats in {self._vector_field!r}, got {kind}")
-        lengths = pyarrow.compute.list_value_length(column).to_pylist()
+        lengths = compute.list_value_length(column).to_pylist()
         wrong = next((row for row, length in enumerate(lengths) if length != dimension), None)
         if wrong is not None:
             place = Place(self._path, start + wrong + 1, "row")
