@@ -9,11 +9,11 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.load.serializable import Serializable
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from langchain_safe_retrieval.engine import EncodedQuery, EncoderEngine
+from langchain_safe_retrieval.engine import EncodedQuery, EncoderEngine, EngineSettings
 from safe_retrieval.encoder.policy import policy_from
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
-from safe_retrieval.retrieval.arms import Arm, ArmLoader
+from safe_retrieval.retrieval.arms import Arm
 from safe_retrieval.types import Encoder
 
 
@@ -51,14 +51,7 @@ class SafeRetrievalEmbeddings(Serializable, Embeddings):
     def model_post_init(self, context: Any, /) -> None:
         """Prepare what will load the models."""
         super().model_post_init(context)
-        loader = ArmLoader(
-            self.document_encoder,
-            adapter=self.adapter,
-            backbone=self.backbone,
-            offline=self.offline,
-            policy=self.policy,
-        )
-        self._engine = EncoderEngine(self.document_encoder, loader, self.arm, self.batch_size, self.offline)
+        self._engine = EncoderEngine(EngineSettings(**{name: getattr(self, name) for name in EngineSettings._fields}))
 
     @classmethod
     def is_lc_serializable(cls) -> bool:

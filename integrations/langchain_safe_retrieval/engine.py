@@ -38,19 +38,34 @@ class _Waiting(NamedTuple):
     answer: Future[EncodedQuery]
 
 
+class EngineSettings(NamedTuple):
+    """What an engine loads, as :class:`SafeRetrievalEmbeddings` has it."""
+
+    arm: Arm
+    document_encoder: str
+    adapter: str | None
+    backbone: str | None
+    policy: str | None
+    offline: bool
+    batch_size: int
+
+
 class EncoderEngine:
-    """Query side and document side of one space. A copy, also by pickle, starts without models.
+    """Query side and document side of one space. A copy, also by pickle, is equal and starts without models.
 
     Args:
-        document_encoder: name, hub id or folder.
-        loader: loads the query side.
-        arm: how queries are encoded.
-        batch_size: most texts in one forward pass.
-        offline: open no connection.
+        settings: what to load.
     """
 
-    def __init__(self, document_encoder: str, loader: ArmLoader, arm: Arm, batch_size: int, offline: bool) -> None:
-        self._settings = (document_encoder, loader, arm, batch_size, offline)
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._loader = ArmLoader(
+            settings.document_encoder,
+            adapter=settings.adapter,
+            backbone=settings.backbone,
+            offline=settings.offline,
+            policy=settings.policy,
+        )
         self._loading = threading.Lock()
         self._document: Encoder | None = None
         self._query: Encoder | None = None
@@ -59,8 +74,14 @@ class EncoderEngine:
         self._query_thread = ThreadPoolExecutor(1, "safe-retrieval-queries")
         self._document_thread = ThreadPoolExecutor(1, "safe-retrieval-documents")
 
-    def __reduce__(self) -> tuple[type[EncoderEngine], tuple[str, ArmLoader, Arm, int, bool]]:
-        return EncoderEngine, self._settings
+    def __reduce__(self) -> tuple[type[EncoderEngine], tuple[EngineSettings]]:
+        return EncoderEngine, (self._settings,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EncoderEngine) and self._settings == other._settings
+
+    def __hash__(self) -> int:
+        return hash(self._settings)
 
     def document_encoder(self) -> Encoder:
         """The encoder of documents, loaded now if it is not yet; the language model is not.
@@ -72,8 +93,7 @@ class EncoderEngine:
 
         with self._loading:
             if self._document is None:
-                name, *_, offline = self._settings
-                self._document = InputEncoder.load(name, offline=offline)
+                self._document = InputEncoder.load(self._settings.document_encoder, offline=self._settings.offline)
             return self._document
 
     def query_encoder(self) -> Encoder:
@@ -103,7 +123,7 @@ class EncoderEngine:
 
     def submit_documents(self, texts: Sequence[str]) -> Future[FloatMatrix]:
         """Encode documents as soon as their encoder is free: (n, d) float32, unit norm."""
-        batch_size = self._settings[3]
+        batch_size = self._settings.batch_size
         return self._document_thread.submit(
             lambda: self.document_encoder().encode_documents(texts, batch_size=batch_size, progress=False)
         )
@@ -126,7 +146,7 @@ class EncoderEngine:
             waiting.answer.set_result(encoded)
 
     def _encoded(self, texts: list[str], *, judged: bool) -> list[EncodedQuery]:
-        batch_size = self._settings[3]
+        batch_size = self._settings.batch_size
         encoder = self._loaded_query()
         vectors, refusal = encoder.encode(texts, batch_size=batch_size, progress=False)
         if refusal is None and judged:
@@ -138,8 +158,8 @@ class EncoderEngine:
 
     def _loaded_query(self) -> Encoder:
         if self._query is None:
-            _, loader, arm, *_ = self._settings
-            encoder = loader.encoder(arm)
+            arm = self._settings.arm
+            encoder = self._loader.encoder(arm)
             if encoder is None:
                 raise InputError(f"expected an arm with vectors (output, blend, hyde, input), got {arm.value}")
             PairedEncoder(encoder, self.document_encoder())  # refuses a pair of different spaces
@@ -148,8 +168,8 @@ class EncoderEngine:
 
     def _loaded_judge(self) -> Encoder:
         if self._judge is None:
-            _, loader, arm, *_ = self._settings
-            judge = loader.refusal_encoder(arm)
+            arm = self._settings.arm
+            judge = self._loader.refusal_encoder(arm)
             if judge is None:
                 raise InputError(f"the arm {arm.value} gave no refusal probability; take output, blend or input")
             self._judge = judge
