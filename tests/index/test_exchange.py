@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from safe_retrieval.index import assemble
 from safe_retrieval.index.assemble import Duplicates, assemble_index, merge_indexes
 from safe_retrieval.index.builder import build_index, encoder_record
 from safe_retrieval.index.corpus import Fields, read_corpus
+from safe_retrieval.index.documents import DocumentStore
 from safe_retrieval.index.export import export_beir, export_parquet
 from safe_retrieval.index.folder import create_index, load_index, verify_index
 from safe_retrieval.index.parquet import import_parquet
+from safe_retrieval.index.recheck import reencoding_faults
 from safe_retrieval.index.segments import Block
 from safe_retrieval.types import Document, FloatMatrix
 from tests.support.corpora import small_corpus
@@ -313,3 +316,85 @@ def test_a_damaged_source_is_noticed(tmp_path: Path) -> None:
     (one / name).write_bytes((one / name).read_bytes()[:-1])
     with pytest.raises(IndexFormatError, match=name):
         merge_indexes([one, one], tmp_path / "out")
+
+
+def test_a_flipped_byte_in_an_exported_file_is_never_a_wrong_vector(tmp_path: Path) -> None:
+    with load_index(changed_index(tmp_path / "index")) as index:
+        export_parquet(index, tmp_path / "out.parquet")
+    expected = contents(tmp_path / "index")
+    whole = (tmp_path / "out.parquet").read_bytes()
+    rng = random.Random(0)
+    noticed = 0
+    for number in range(40):
+        place = rng.randrange(len(whole))
+        flipped = bytes([whole[place] ^ (1 << rng.randrange(8))])
+        (tmp_path / "c.parquet").write_bytes(whole[:place] + flipped + whole[place + 1 :])
+        try:
+            import_parquet(tmp_path / "c.parquet", tmp_path / f"again {number}")
+        except (DataError, InputError):
+            noticed += 1
+            continue
+        found = contents(tmp_path / f"again {number}")  # it was a statistic, or a remark on who wrote the file
+        assert found[0] == expected[0]
+        assert np.array_equal(found[1], expected[1])
+    assert noticed > 10
+
+
+def test_what_a_killed_run_left_is_dropped(tmp_path: Path) -> None:
+    left = tmp_path / "out" / ".building" / "assembled"
+    left.mkdir(parents=True)
+    (left / "documents.sqlite").write_bytes(b"half")
+    (left / "rows.f32").write_bytes(b"half")
+    one = changed_index(tmp_path / "one")
+    merge_indexes([one, one], tmp_path / "out", duplicates="last")
+    assert contents(tmp_path / "out")[0] == LEFT
+    assert not (tmp_path / "out" / ".building").exists()
+
+
+def test_reading_writes_nothing(tmp_path: Path) -> None:
+    folder = changed_index(tmp_path / "index")
+    (folder / ".lock").unlink()
+
+    def state() -> dict[str, tuple[int, int]]:
+        return {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()}
+
+    before = state()
+    with load_index(folder, read_only=True) as index:
+        index.search(ENCODER.encode_queries(["violin"]), 5, where={"$words": "lies"})
+        export_parquet(index, tmp_path / "out.parquet")
+        assert reencoding_faults(index, ENCODER) == []
+        for change in (
+            lambda: index.add([], ENCODER.encode_documents([])),
+            lambda: index.upsert([], ENCODER.encode_documents([])),
+            lambda: index.delete(["d1"]),
+            index.compact,
+        ):
+            with pytest.raises(InputError, match="read-only"):
+                change()
+    merge_indexes([folder, folder], tmp_path / "out", duplicates="first")
+    assert verify_index(folder) == []
+    assert state() == before
+
+
+def test_documents_encoded_again(tmp_path: Path) -> None:
+    folder = changed_index(tmp_path / "index")
+    with load_index(folder) as index:
+        assert reencoding_faults(index, ENCODER, sample=10) == []
+        moved = DOCUMENTS[0]
+        index.upsert([moved], ENCODER.encode_documents(["the vector of another text"]))
+        (fault,) = reencoding_faults(index, ENCODER)
+        assert "'d0' encoded again has a cosine of" in fault
+        with pytest.raises(EncoderMismatchError):
+            reencoding_faults(index, HashEncoder(space="elsewhere"))
+        with pytest.raises(InputError, match="0 documents or more"):
+            reencoding_faults(index, ENCODER, sample=-1)
+    with create_index(tmp_path / "empty", ENCODER) as empty:
+        assert reencoding_faults(empty, ENCODER) == []
+
+
+def test_an_id_that_does_not_lead_back_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_index(DOCUMENTS, ENCODER, tmp_path / "index")
+    honest = DocumentStore.positions_of
+    monkeypatch.setattr(DocumentStore, "positions_of", lambda self, ids: {**honest(self, ids), "d7": 8})
+    (fault,) = verify_index(tmp_path / "index")
+    assert "the id of document 7 does not lead back" in fault
