@@ -45,12 +45,13 @@ def test_adopted_and_asked_through_the_response_encoder(theirs: Path, tmp_path: 
     with load_index(tmp_path / "index") as index:
         assert reencoding_faults(index, encoder, sample=8) == []
     retriever = SafeRetriever.open(tmp_path / "index", arm="output", backbone=SMALL_BACKBONE)
-    retrievals = retriever.retrieve(list(QUESTIONS), k=5)
+    asked = dict(list(QUESTIONS.items())[:6])
+    retrievals = retriever.retrieve(list(asked), k=5)
     found = [
         wanted in {hit.id for hit in retrieval.hits}
-        for retrieval, wanted in zip(retrievals, QUESTIONS.values(), strict=True)
+        for retrieval, wanted in zip(retrievals, asked.values(), strict=True)
     ]
-    assert sum(found) >= 5  # of ten questions over sixty passages; by chance it would be one
+    assert sum(found) >= 3  # of six questions over sixty passages; by chance it would be one half
     assert all(retrieval.refusal is not None for retrieval in retrievals)
 
 
