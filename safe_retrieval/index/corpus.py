@@ -36,6 +36,7 @@ from safe_retrieval.index.readers import (
     Record,
     count_records,
     count_text_files,
+    is_plain_text,
     read_text_files,
     reader_for,
 )
@@ -78,7 +79,7 @@ def read_corpus(path: str | Path, *, fields: Fields = PLAIN_FIELDS, rejects: Rej
     if file.is_dir():
         return Documents(_documents(read_text_files(file), _for_text(fields), rejects), partial(count_text_files, file))
     reader = reader_for(file)
-    if ".txt" in file.suffixes[-2:]:
+    if is_plain_text(file):
         fields = _for_text(fields)
     return Documents(_documents(reader(file, fields), fields, rejects), partial(count_records, file))
 

@@ -66,6 +66,11 @@ def reader_for(path: Path) -> Reader:
     return reader
 
 
+def is_plain_text(path: Path) -> bool:
+    """Whether a line of the file is the text of a document, without fields."""
+    return _bare(path).suffix.lower() == ".txt"
+
+
 def count_records(path: Path) -> int | None:
     """How many documents a file holds at most, where that can be told fast; ``None`` elsewhere."""
     if path.suffix == ".parquet":

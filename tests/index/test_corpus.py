@@ -172,6 +172,13 @@ def test_a_document_a_line(tmp_path: Path, name: str) -> None:
     ]
 
 
+def test_only_the_last_suffix_counts(tmp_path: Path) -> None:
+    fields = Fields(id="key")
+    path = write(tmp_path / "notes.txt.jsonl.gz", '{"key": "a", "text": "b"}')
+    assert list(read_corpus(path, fields=fields)) == [Document("a", "b")]
+    assert list(read_corpus(write(tmp_path / "C.TXT", "b"), fields=fields)) == [Document("1", "b")]
+
+
 def test_a_document_a_text_file(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     write(tmp_path / "deep" / "b.txt", "two\nlines\n")
