@@ -126,7 +126,6 @@ class ExternalTarget:
         self._searcher, self._probe_set, self._folder = searcher, probe_set, journal_folder
         self._options = options or TargetOptions()
         self._progress = progress
-        self._journal: Journal | None = None
         self._recognised: dict[tuple[str, int], str | None] = {}  # a passage is returned for many queries
         self._record: dict[str, Any] = {}
 
@@ -140,11 +139,6 @@ class ExternalTarget:
         """What the report says of it: how it was reached, what was overlaid, what was remarkable."""
         return {**self._searcher.record, **self._record}
 
-    def finished(self) -> None:
-        """The report is written: answers are no longer kept."""
-        if self._journal:
-            self._journal.remove()
-
     def ask(self, probes: Sequence[Probe], *, k: int) -> Answers:
         """Ask what is not in the journal yet; the time of the overlay is not the target's.
 
@@ -153,7 +147,7 @@ class ExternalTarget:
         """
         options = self._options
         chosen = tuple(probes) if options.limit is None else stratified(probes, options.limit, seed=options.seed)
-        journal = self._journal = Journal(self._folder, self._identity(chosen, k))
+        journal = Journal(self._folder, self._identity(chosen, k))
         trial = _Trial.from_json(journal.decision) if journal.decision else self._try_out(chosen, k)
         if journal.decision is None:
             journal.decide(trial.to_json())

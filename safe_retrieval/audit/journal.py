@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,10 +84,6 @@ class Journal:
         self._entries |= new
         self._write([_to_json(probe, entry) for probe, entry in new.items()])
 
-    def remove(self) -> None:
-        """Forget everything: the audit is finished, and the next one asks anew."""
-        self._path.unlink(missing_ok=True)
-
     def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         lines = "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
         try:
@@ -127,6 +124,11 @@ class Journal:
             self._decision = dict(row["decision"])
         else:
             self._entries[row["probe"]] = _from_json(row)
+
+
+def forget(folder: Path) -> None:
+    """Remove all journals: the audit is finished, and the next one asks anew."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _to_json(probe: str, entry: Entry) -> dict[str, Any]:

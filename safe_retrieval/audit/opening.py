@@ -9,6 +9,7 @@ from typing import Any
 from safe_retrieval.audit.arms import Bench
 from safe_retrieval.audit.encodings import EncodingCache, Progress
 from safe_retrieval.audit.external import ExternalTarget
+from safe_retrieval.audit.journal import forget
 from safe_retrieval.audit.models import LocalModels, Models, RecordedEncoder
 from safe_retrieval.audit.probes import ProbeSet
 from safe_retrieval.audit.provenance import provenance
@@ -27,6 +28,9 @@ from safe_retrieval.audit.target_settings import (
 )
 from safe_retrieval.audit.targets import AuditArm, Target
 from safe_retrieval.types import Encoder
+
+ANSWERS = "answers"
+"""Folder in the cache where journals lie."""
 
 
 class Opener:
@@ -95,8 +99,7 @@ class Opener:
 
     def finished(self) -> None:
         """The report is written: answers are no longer kept."""
-        for target in self._external.values():
-            target.finished()
+        forget(self._cache / ANSWERS)
 
     def _placed(self, path: Path | None) -> Path | None:
         return None if path is None else self._settings.placed(path)
@@ -136,7 +139,7 @@ class Opener:
     ) -> Target:
         options = settings.options(self._settings.seed)
         target = ExternalTarget(
-            name, searcher, self._probe_set, self._cache / "answers", options=options, progress=self._progress
+            name, searcher, self._probe_set, self._cache / ANSWERS, options=options, progress=self._progress
         )
         self._external[name] = target
         return target

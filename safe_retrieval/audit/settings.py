@@ -169,7 +169,13 @@ class BaselineSettings(_Settings):
 
 
 class RungSettings(_Settings):
-    """One step between the baseline and a target, which changes one factor; see ``audit.attribution``."""
+    """One step between the baseline and a target; see ``audit.attribution``.
+
+    Attributes:
+        factor: what it changes.
+        target: the target after the change.
+        k: passages that are then shown.
+    """
 
     factor: Factor
     target: str

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from safe_retrieval.audit.external import OWN, ExternalTarget, Merging, TargetOptions
+from safe_retrieval.audit.journal import forget
 from safe_retrieval.audit.probes import ProbeKind, ProbeSet
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import run_audit
@@ -231,7 +232,7 @@ def test_what_was_answered_is_not_asked_again_until_the_audit_is_finished(probe_
     fresh = target(probe_set, Searching(production()), tmp_path / "fresh").ask(probe_set.queries, k=K)
     assert resumed.retrievals == fresh.retrievals
     assert resumed.own == fresh.own
-    again.finished()
+    forget(tmp_path)
     asked = Searching(production())
     target(probe_set, asked, tmp_path).ask(probe_set.queries, k=K)
     assert len(asked.asked) == 8 + len(probe_set.queries)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_retrieval.audit.journal import Entry, Journal
+from safe_retrieval.audit.journal import Entry, Journal, forget
 from safe_retrieval.audit.results import Passage
 from safe_retrieval.types import Hit, Retrieval
 
@@ -63,5 +63,7 @@ def test_damaged_lines_and_what_follows_are_dropped(tmp_path: Path, line: bytes)
 
 
 def test_removing(tmp_path: Path) -> None:
-    filled(tmp_path).remove()
+    filled(tmp_path / "answers")
+    forget(tmp_path / "answers")
+    forget(tmp_path / "answers")
     assert list(tmp_path.iterdir()) == []

@@ -29,10 +29,13 @@ class Slow(BaseRetriever):
     """BM25 over the built-in probes, slow enough to be cut; says in a file what it was asked."""
 
     log: Path
+    stop_after: int | None = None
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
     ) -> list[LangChainDocument]:
+        if _lines(self.log) == self.stop_after:
+            raise KeyboardInterrupt
         time.sleep(_SECONDS_A_QUERY)
         with self.log.open("a") as file:
             file.write("1\n")
@@ -110,24 +113,17 @@ class _nothing:  # noqa: N801 - stands where a function would
 
 def test_a_line_that_a_cut_left_unfinished_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "asked"
-
-    class Stopping(Slow):
-        def _get_relevant_documents(
-            self, query: str, *, run_manager: CallbackManagerForRetrieverRun
-        ) -> list[LangChainDocument]:
-            if _lines(log) == 30:
-                raise KeyboardInterrupt
-            return super()._get_relevant_documents(query, run_manager=run_manager)
-
     settings = write(tmp_path / "a")
-    monkeypatch.setattr(sys.modules[__name__], "found", Stopping(log=log), raising=False)
+    monkeypatch.setattr(sys.modules[__name__], "found", Slow(log=log, stop_after=30), raising=False)
     with pytest.raises(KeyboardInterrupt):
         audit.run(settings)
     (journal,) = _journals(tmp_path)
     content = journal.read_bytes()
     journal.write_bytes(content[:-7])
+    (journal.parent / "of other settings.jsonl").write_text("")
     monkeypatch.setattr(sys.modules[__name__], "found", Slow(log=log), raising=False)
     audit.run(settings)
+    assert _lines(log) == 8 + len(load_probe_set().queries) + 1
     assert _journals(tmp_path) == []
     assert (tmp_path / "a" / "report" / "findings.jsonl").is_file()
 

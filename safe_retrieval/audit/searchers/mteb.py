@@ -73,9 +73,12 @@ class MtebEncoder:
         return unit_rows(self._encode(clean_texts(texts), "document", batch_size))
 
     def _encode(self, texts: Sequence[str], side: str, batch_size: int = 32) -> FloatMatrix:
+        from datasets import Dataset
+        from torch.utils.data import DataLoader
+
         prompt_types: Any = require("mteb.types", extra="mteb", purpose="models by mteb's names").PromptType
-        batches = [{"text": list(texts[start : start + batch_size])} for start in range(0, len(texts), batch_size)]
+        loader: DataLoader[dict[str, str]] = DataLoader(Dataset.from_dict({"text": list(texts)}), batch_size=batch_size)
         vectors = self._model.encode(
-            batches, task_metadata=self._task, hf_split="test", hf_subset="default", prompt_type=prompt_types(side)
+            loader, task_metadata=self._task, hf_split="test", hf_subset="default", prompt_type=prompt_types(side)
         )
         return np.asarray(vectors, dtype=np.float32)
