@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
@@ -56,6 +58,17 @@ DatasetConfig = Annotated[
 Split = Annotated[str | None, typer.Option(help="Split of a data set, with hf:.", show_default="the only one")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Open no connection.")]
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
+
+
+class Engine(StrEnum):
+    """Who runs the steps of a build."""
+
+    LOCAL = "local"
+    """This process."""
+    RAY = "ray"
+    """Workers of Ray Data, on this machine or on a cluster."""
 
 
 @runtime_checkable
@@ -133,3 +146,11 @@ class CorpusOptions:
 def remark(text: str) -> None:
     """One line to stderr, as it is."""
     err().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def memory_bytes(text: str) -> int:
+    """Bytes out of ``4GB``, ``500 MB`` or a plain number; units are powers of ten."""
+    found = _MEMORY.fullmatch(text.strip())
+    if found is None:
+        raise InputError(f"expected an amount of memory such as 4GB or 500MB, got {text!r}")
+    return int(float(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2].upper()])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from safe_retrieval.cli import index_exchange, index_find
+from safe_retrieval.cli import index_exchange, index_find, index_shards, index_tune
 from safe_retrieval.cli._common import out, print_json
 from safe_retrieval.cli._index_options import (
     BatchSize,
@@ -21,6 +21,7 @@ from safe_retrieval.cli._index_options import (
     CorpusOptions,
     CorpusPath,
     DatasetConfig,
+    Engine,
     IdField,
     IndexFolder,
     Offline,
@@ -30,23 +31,26 @@ from safe_retrieval.cli._index_options import (
     Template,
     TextField,
     TitleField,
+    memory_bytes,
     remark,
 )
 from safe_retrieval.cli.index_find import document_fields
-from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 
 if TYPE_CHECKING:
+    from safe_retrieval.index.manifest import IndexManifest
     from safe_retrieval.index.rejects import Rejects
+    from safe_retrieval.types import Document, Encoder
 
 app = typer.Typer(help="Build, change, describe and verify index folders.", no_args_is_help=True)
 app.command("find")(index_find.find)
 app.command("merge")(index_exchange.merge)
 app.command("export")(index_exchange.export)
 app.command("import")(index_exchange.import_)
+app.command("tune")(index_tune.tune)
+app.add_typer(index_shards.app, name="shards")
 app.command("adopt")(index_exchange.adopt)
 
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 _CHUNK = 512
 """Documents that become visible at once."""
 
@@ -61,12 +65,23 @@ def build(
     ] = DEFAULT_DOCUMENT_ENCODER,
     factory: Annotated[
         str,
-        typer.Option(help="Kind of index: auto, Flat, HNSW<links>, SQ8, RaBitQ, IVF<lists>,Flat|SQ8|RaBitQ."),
+        typer.Option(
+            help="Kind of index: auto, Flat, HNSW<links>, SQ8, RaBitQ, IVF<lists>,Flat|SQ8|RaBitQ|PQ<slices>."
+        ),
     ] = "Flat",
     memory: Annotated[
         str | None,
-        typer.Option(help="Memory that the vectors may take, for --factory auto; 4GB.", show_default="no bound"),
+        typer.Option(
+            help="Memory that vectors may take while the index is made, and what --factory auto goes by: 4GB.",
+            show_default="no bound",
+        ),
     ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of shards to cut documents into.", show_default="512 documents each"),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="Encode in this process, or in several by Ray.")] = Engine.LOCAL,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that encode, with --engine ray.")] = 2,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished build, or drop it and start anew.")
     ] = True,
@@ -89,9 +104,8 @@ def build(
     and the same command goes on where it stopped. What was encoded is used again where texts and encoder are the same.
     """
     from safe_retrieval.encoder.input import InputEncoder
-    from safe_retrieval.index.builder import build_index
 
-    bound = None if memory is None else _bytes(memory)
+    bound = None if memory is None else memory_bytes(memory)
     options = CorpusOptions(
         corpus=corpus,
         id_field=id_field,
@@ -108,7 +122,8 @@ def build(
     with _rejects(folder, skip_bad) as rejects:
         documents = options.documents(rejects)  # one that is not there is reported before a model is loaded
         document_encoder = InputEncoder.load(encoder, offline=offline)
-        manifest = build_index(
+        build_with = _builder(engine, shards, workers, partial(InputEncoder.load, encoder, offline=offline))
+        manifest = build_with(
             options.pieces(documents, document_encoder),
             document_encoder,
             folder,
@@ -124,6 +139,26 @@ def build(
         f"{manifest.count:,} documents in {manifest.build.seconds:,.1f} s"
         f"{reused if manifest.build.reused_shards else ''}: {folder}"
     )
+
+
+def _builder(
+    engine: Engine, shards: int | None, workers: int, load_encoder: Callable[[], Encoder]
+) -> Callable[..., IndexManifest]:
+    """What builds an index with that engine and so many shards."""
+    if engine is Engine.RAY:
+        from safe_retrieval.index.distributed import build_with_ray
+
+        def build_remotely(documents: Iterator[Document], _: Encoder, out: Path, **rest: Any) -> IndexManifest:
+            return build_with_ray(documents, load_encoder, out, shards=shards or 4 * workers, workers=workers, **rest)
+
+        return build_remotely
+    if shards is not None:
+        from safe_retrieval.index.steps import build_in_shards
+
+        return partial(build_in_shards, shards=shards)
+    from safe_retrieval.index.builder import build_index
+
+    return build_index
 
 
 @app.command()
@@ -312,7 +347,7 @@ def advise(
     ] = False,
 ) -> None:
     """Say which kind of index fits, and why."""
-    _explain(count, dimension, None if memory is None else _bytes(memory), deletes=deletes)
+    _explain(count, dimension, None if memory is None else memory_bytes(memory), deletes=deletes)
 
 
 def _explain(count: int, dimension: int, memory: int | None, *, deletes: bool) -> None:
@@ -320,11 +355,3 @@ def _explain(count: int, dimension: int, memory: int | None, *, deletes: bool) -
 
     advice = choose(count, dimension, memory=memory, deletes=deletes)
     out().print("\n".join((advice.factory.name, *advice.reasons)), markup=False, highlight=False, soft_wrap=True)
-
-
-def _bytes(text: str) -> int:
-    """Bytes out of ``4GB``, ``500 MB`` or a plain number; units are powers of ten."""
-    found = _MEMORY.fullmatch(text.strip())
-    if found is None:
-        raise InputError(f"expected an amount of memory such as 4GB or 500MB, got {text!r}")
-    return int(float(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2].upper()])

@@ -71,7 +71,7 @@ def _candidates(count: int, *, deletes: bool) -> list[tuple[Factory, str]]:
         found.append(named(FLAT, "so few that looking at each of them is fast, and exact"))
     elif count <= _MOST_GRAPH and not deletes:
         found.append(named("HNSW32", "a graph finds nearly all neighbours in the least time, and memory allows it"))
-    lists = _lists(count)
+    lists = lists_for(count)
     if not lists:
         found.append(named("SQ8", "a byte a dimension, all looked at; too few vectors for clusters"))
         found.append(named("RaBitQ", "a bit a dimension, all looked at; too few vectors for clusters"))
@@ -83,8 +83,8 @@ def _candidates(count: int, *, deletes: bool) -> list[tuple[Factory, str]]:
     return found
 
 
-def _lists(count: int) -> int:
-    """A power of two near 4 sqrt(n), and FAISS's steps above a million; 0 where clusters do not pay."""
+def lists_for(count: int) -> int:
+    """Clusters for so many vectors: a power of two near 4 sqrt(n), FAISS's steps above a million; 0 where none pay."""
     if count < 20_000:
         return 0
     if count > 1_000_000:

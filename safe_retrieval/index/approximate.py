@@ -9,7 +9,7 @@ instead: k hits come back whenever k documents match. Range search always looks 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 from safe_retrieval.errors import IndexFormatError, InputError
 from safe_retrieval.index.base import IdTable, VectorIndex
 from safe_retrieval.index.factories import Factory
-from safe_retrieval.index.faiss_index import read_faiss, save_faiss
+from safe_retrieval.index.faiss_index import read_faiss
+from safe_retrieval.index.settings import SearchSettings, usual_settings
 from safe_retrieval.index.vectors import Ranking, Selection, check_k, check_vectors, ordered, rank, score
 from safe_retrieval.types import FloatMatrix, FloatVector
 
 _BLOCK_ROWS = 16_384
 _SPARE = 8
-# Codes keep the order of near vectors only roughly, so more of them are scored again.
-_LOSSY_FACTOR = 4
-_PROBED_SHARE = 16
-_LEAST_PROBED = 8
-_LEAST_EF = 64
 
 _CLASSES = {
     (False, "HNSW"): "IndexHNSWFlat",
@@ -38,26 +34,44 @@ _CLASSES = {
     (True, "Flat"): "IndexIVFFlat",
     (True, "SQ8"): "IndexIVFScalarQuantizer",
     (True, "RaBitQ"): "IndexIVFRaBitQ",
+    (True, "PQ"): "IndexIVFPQ",
 }
 
 
 class ApproximateIndex(VectorIndex):
-    """A FAISS index of a kind that is not ``Flat``, opened from a folder."""
+    """A FAISS index of a kind that is not ``Flat``, opened from a folder.
+
+    Attributes:
+        settings: how much a search looks at; may be set between searches.
+    """
+
+    settings: SearchSettings
 
     @classmethod
-    def read(cls, path: Path, factory: Factory, *, ids: IdTable, originals: Path | None) -> ApproximateIndex:
-        """Open a file that :func:`write_approximate` made; check its hash first.
+    def read(
+        cls,
+        path: Path,
+        factory: Factory,
+        *,
+        ids: IdTable,
+        originals: Path | None,
+        settings: SearchSettings | None = None,
+        memory_map: bool = False,
+    ) -> ApproximateIndex:
+        """Open a file that :func:`~safe_retrieval.index.vector_files.write_vectors` made; check its hash first.
 
         Args:
             path: the FAISS file.
             factory: what it holds.
             ids: the ids of its vectors, by position.
-            originals: the file of vectors as they were given, for kinds that keep codes.
+            originals: the file of vectors as they were given, for kinds that keep codes; always memory-mapped.
+            settings: how much a search looks at; ``None`` takes those of an index that nobody tuned.
+            memory_map: leave what FAISS keeps in the file too.
 
         Raises:
             IndexFormatError: a file is missing or damaged, of another kind, or does not hold one vector an id.
         """
-        loaded = read_faiss(path, _CLASSES[bool(factory.lists), factory.codes])
+        loaded = read_faiss(path, _CLASSES[bool(factory.lists), factory.codes], memory_map=memory_map)
         if len(ids) != loaded.ntotal:
             raise IndexFormatError(f"{path}: expected {len(ids)} vectors, one for each document, got {loaded.ntotal}")
         index = cls.__new__(cls)
@@ -65,18 +79,25 @@ class ApproximateIndex(VectorIndex):
         index._index = loaded
         index._factory = factory
         index._originals = None if originals is None else _read_originals(originals, loaded.ntotal, loaded.d)
-        if originals is None and factory.lists:
-            loaded.make_direct_map()  # where each vector is, or none could be had by its position
+        index.settings = settings or usual_settings(factory)
+        index._mapping = threading.Lock()
+        index._mapped = not factory.lists
         return index
 
     _index: Any
     _factory: Factory
     _originals: FloatMatrix | None
+    _mapping: threading.Lock
+    _mapped: bool
 
     def vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
         """The vectors at (c,) positions as they were given; (c, dimension) float32."""
         if self._originals is not None:
             return np.asarray(self._originals[positions])
+        with self._mapping:
+            if not self._mapped:  # where in the lists each vector is: it reads all ids, so not before it is needed
+                self._index.make_direct_map()
+                self._mapped = True
         vectors: FloatMatrix = self._index.reconstruct_batch(positions)
         return vectors
 
@@ -87,15 +108,37 @@ class ApproximateIndex(VectorIndex):
         count = min(check_k(k), available)
         if count == 0:
             return [Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-        wanted = count * _LOSSY_FACTOR if self._factory.lossy else count
-        _, found = self._candidates(queries, min(wanted + _SPARE, available), within)
-        return [self._settled(query, row[row >= 0], count, within) for query, row in zip(queries, found, strict=True)]
+        wanted = count * self.settings.refine if self._factory.lossy else count
+        found, candidates = self._with_vectors(queries, min(wanted + _SPARE, available), within)
+        return [
+            self._settled(query, row, None if candidates is None else candidates[number], count, within)
+            for number, (query, row) in enumerate(zip(queries, found, strict=True))
+        ]
 
-    def _settled(self, query: FloatVector, found: NDArray[np.int64], count: int, within: Selection | None) -> Ranking:
-        if len(found) < count:
+    def _with_vectors(
+        self, queries: FloatMatrix, count: int, within: Selection | None
+    ) -> tuple[NDArray[np.int64], FloatMatrix | None]:
+        """(q, count) candidates, -1 where there are no more; their vectors (q, count, d) if FAISS has them at hand."""
+        if not self._factory.lists or self._factory.lossy or within is not None:  # FAISS does not bring selected ones
+            return self._candidates(queries, count, within)[1], None
+        # The lists hold the vectors as they were given, so they come along without a look-up by position.
+        _, found, vectors = self._index.search_and_reconstruct(queries, count, params=self._parameters(count, within))
+        return found, vectors
+
+    def _settled(
+        self,
+        query: FloatVector,
+        found: NDArray[np.int64],
+        vectors: FloatMatrix | None,
+        count: int,
+        within: Selection | None,
+    ) -> Ranking:
+        kept = found >= 0
+        if np.count_nonzero(kept) < count:
             positions, scores = self._scanned(query, -np.inf, within)
             return ordered(positions, scores, count)
-        return rank(query, found, self.vectors_at(found), count)
+        found = found[kept]
+        return rank(query, found, self.vectors_at(found) if vectors is None else vectors[kept], count)
 
     def above(self, query: FloatVector, least: float, *, within: Selection | None = None) -> Ranking:
         """All positions with at least that score; looks at every selected vector, so none is missed."""
@@ -116,17 +159,18 @@ class ApproximateIndex(VectorIndex):
     def _candidates(
         self, queries: FloatMatrix, count: int, within: Selection | None
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        scores, positions = self._index.search(queries, count, params=self._parameters(count, within))
+        return scores, positions
+
+    def _parameters(self, count: int, within: Selection | None) -> Any:
         faiss: Any = importlib.import_module("faiss")
         selector = {} if within is None else {"sel": faiss.IDSelectorBitmap(within.bits)}
         if self._factory.lists:
-            probed = min(self._factory.lists, max(_LEAST_PROBED, self._factory.lists // _PROBED_SHARE))
-            parameters = faiss.SearchParametersIVF(nprobe=probed, **selector)
-        elif self._factory.codes == "HNSW":
-            parameters = faiss.SearchParametersHNSW(efSearch=max(_LEAST_EF, 2 * count), **selector)
-        else:
-            parameters = faiss.SearchParameters(**selector)
-        scores, positions = self._index.search(queries, count, params=parameters)
-        return scores, positions
+            probed = min(self._factory.lists, self.settings.probes)
+            return faiss.SearchParametersIVF(nprobe=probed, **selector)
+        if self._factory.codes == "HNSW":
+            return faiss.SearchParametersHNSW(efSearch=max(self.settings.ef, 2 * count), **selector)
+        return faiss.SearchParameters(**selector)
 
     def _nominated(self, query: FloatVector, least: float, within: Selection | None) -> NDArray[np.int64]:
         return self._scanned(query, least, within).positions
@@ -144,44 +188,3 @@ def _read_originals(path: Path, count: int, dimension: int) -> FloatMatrix:
     if vectors.shape != (count, dimension) or vectors.dtype != np.float32:
         raise IndexFormatError(f"{path}: expected ({count}, {dimension}) float32, got {vectors.shape} {vectors.dtype}")
     return vectors
-
-
-def write_approximate(
-    path: Path, factory: Factory, dimension: int, count: int, blocks: Callable[[], Iterable[FloatMatrix]]
-) -> None:
-    """Train on an even sample of the vectors, add all of them, and write FAISS's file.
-
-    Args:
-        path: the file.
-        factory: the kind of index.
-        dimension: length of a vector.
-        count: number of vectors.
-        blocks: gives the vectors in the order of their positions, (n, dimension) float32 each; asked twice.
-
-    Raises:
-        InputError: there are too few vectors to train on.
-        OSError: the file cannot be written.
-    """
-    import faiss
-
-    factory.check_count(count)
-    index: Any = faiss.index_factory(dimension, factory.name, faiss.METRIC_INNER_PRODUCT)
-    if not index.is_trained:
-        index.train(_sample(blocks(), count, factory.most_training))
-    for block in blocks():
-        index.add(block)
-    save_faiss(index, path)
-
-
-def _sample(blocks: Iterable[FloatMatrix], count: int, most: int) -> FloatMatrix:
-    """At most ``most`` rows, as evenly spread as can be: corpora are often sorted by topic."""
-    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
-
-    def rows() -> Iterator[FloatMatrix]:
-        start = 0
-        for block in blocks:
-            low, high = np.searchsorted(chosen, [start, start + len(block)])
-            yield block[chosen[low:high] - start]
-            start += len(block)
-
-    return np.ascontiguousarray(np.concatenate(list(rows())))

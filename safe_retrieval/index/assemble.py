@@ -200,9 +200,10 @@ def _spooled(blocks: Iterable[Block], aside: Path, rows: Path, dimension: int, o
 
 
 def _rows(path: Path, count: int, dimension: int) -> Iterator[FloatMatrix]:
-    vectors: FloatMatrix = np.memmap(path, dtype=np.float32, mode="r", shape=(count, dimension))
-    for start in range(0, count, _BLOCK_ROWS):
-        yield np.asarray(vectors[start : start + _BLOCK_ROWS])
+    with path.open("rb") as file:  # read, not mapped: pages of a mapped file would count as memory
+        for start in range(0, count, _BLOCK_ROWS):
+            rows = min(_BLOCK_ROWS, count - start)
+            yield np.fromfile(file, np.float32, rows * dimension).reshape(rows, dimension)
 
 
 def _chosen(name: str, count: int, dimension: int) -> Factory:

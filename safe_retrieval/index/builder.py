@@ -16,7 +16,8 @@ import platform
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from operator import length_hint
@@ -29,16 +30,19 @@ from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import DataError, IndexFolderError, InputError
 from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.documents import DocumentWriter
+from safe_retrieval.index.encoding import ShardEncoder
 from safe_retrieval.index.factories import AUTO, FLAT, Factory, parse_factory
 from safe_retrieval.index.manifest import BUILD_FOLDER, BuildRecord, EncoderRecord, IndexManifest, SegmentRecord
 from safe_retrieval.index.publish import locked, place, publish, writing
 from safe_retrieval.index.shards import ShardStore, shard_key
-from safe_retrieval.index.vector_files import write_vectors
-from safe_retrieval.index.vectors import check_vectors
+from safe_retrieval.index.vector_files import VectorFiles, check_memory, write_vectors
 from safe_retrieval.types import Document, Encoder, FloatMatrix
 
 SHARD_SIZE = 512
 """Documents in a shard: what a stop costs at most, some ten seconds of MiniLM on two cores."""
+
+DOCUMENTS_NAME = "documents.sqlite"
+"""Of the documents of an unfinished build."""
 
 _MEND = "run the same build again, it goes on where it stopped"
 # Two encodings of one text by one encoder, in different batches and on different machines, agree far better than this.
@@ -74,8 +78,9 @@ def build_index(
         out: the index folder: missing, empty, an index, or an unfinished build. Any other folder is refused.
         factory: the kind of index, by FAISS's name (:mod:`~safe_retrieval.index.factories`), or ``auto`` for the
             advisor's choice.
-        memory: bytes that the vectors may take while they are searched, for ``auto``; ``None`` is no bound.
-        batch_size: texts in one forward pass.
+        memory: bytes that vectors may take while FAISS's file is made and, for ``auto``, while they are searched; the
+            encoder, Python and libraries come on top. ``None`` is no bound.
+        batch_size: texts in one forward pass; halved for good where memory runs out.
         shard_size: documents in a shard.
         resume: take over the shards of an unfinished build where encoder and texts are the same; otherwise they are
             dropped first.
@@ -87,8 +92,8 @@ def build_index(
 
     Raises:
         DataError: the corpus is empty or broken, or has an id twice. Shards stay for the next run.
-        InputError: the encoder's vectors are not what an index takes, a size is below 1, or the factory is unknown or
-            needs more documents to be trained on. Shards stay for the next run.
+        InputError: the encoder's vectors are not what an index takes, a size is below 1, or the factory is unknown,
+            needs more documents to be trained on, or more memory. Shards stay for the next run.
         IndexFolderError: ``out`` holds something else.
         IndexLockedError: another process is building there.
     """
@@ -98,7 +103,7 @@ def build_index(
     started = time.monotonic()
     if total is None:
         total = length_hint(documents) or None  # of lists, and of what read_corpus gives
-    with locked(out), progress_bar(total, f"Indexing with {encoder.name}", show=progress) as advance:
+    with locked(out):
         build = _Build(
             encoder,
             out,
@@ -108,12 +113,12 @@ def build_index(
             shard_size=shard_size,
             resume=resume,
         )
-        with build.documents:
+        with build.documents, progress_bar(total, f"Indexing with {encoder.name}", show=progress) as advance:
             remaining = iter(documents)
             while chunk := list(islice(remaining, shard_size)):
                 build.add(chunk)
                 advance(len(chunk))
-        return build.finish(started)
+        return build.finish(started, progress=progress)
 
 
 class _Build:
@@ -135,9 +140,9 @@ class _Build:
         self._factory = factory
         self._memory = memory
         self._encoder = encoder
+        self._shard_encoder = ShardEncoder(encoder, batch_size)
         self._out = out
         self._folder = out / BUILD_FOLDER
-        self._batch_size = batch_size
         self._shard_size = shard_size
         if not resume and self._folder.exists():
             shutil.rmtree(self._folder)
@@ -145,7 +150,7 @@ class _Build:
         self._keys: list[str] = []
         self._reused = 0
         self._same_encoder: bool | None = None  # not known before the first shard that could be taken over
-        documents_path = self._folder / "documents.sqlite"
+        documents_path = self._folder / DOCUMENTS_NAME
         documents_path.unlink(missing_ok=True)  # written anew by each run: reading the corpus is the cheap part
         self.documents = DocumentWriter(documents_path)
 
@@ -160,14 +165,9 @@ class _Build:
         if self._take_over(number, key, contents):
             self._reused += 1
             return
-        vectors = self._encoder.encode_documents(contents, batch_size=self._batch_size, progress=False)
-        checked = check_vectors(vectors, self._encoder.dimension, what=f"(shard from document {start}) vector")
-        if len(checked) != len(chunk):
-            raise InputError(
-                f"expected {len(chunk)} vectors from {self._encoder.name}, one a document, got {len(checked)}"
-            )
+        vectors = self._shard_encoder.encode(contents, start=start)
         with writing(self._out, mend=_MEND):
-            self._shards.save(number, key, checked)
+            self._shards.save(number, key, vectors)
 
     def _take_over(self, number: int, key: str, contents: list[str]) -> bool:
         kept = self._shards.load(number, key)
@@ -180,40 +180,31 @@ class _Build:
             self._same_encoder = bool(np.vdot(again[0], kept[0]) > _SAME_VECTOR)
         return self._same_encoder
 
-    def finish(self, started: float) -> IndexManifest:
+    def finish(self, started: float, *, progress: bool | None) -> IndexManifest:
         """Write the index's files and make them the index."""
         count = len(self.documents)
         if count == 0:
             raise DataError("expected a corpus with at least one document, got an empty one")
         factory = self._chosen(count)
-        with writing(self._out, mend=_MEND):
-            files = write_vectors(self._folder, factory, self._encoder.dimension, count, self._blocks)
-            manifest = IndexManifest(
-                encoder=encoder_record(self._encoder),
-                dimension=self._encoder.dimension,
-                count=count,
-                segments=(
-                    SegmentRecord(
-                        count=count,
-                        vectors=place(files.vectors, self._out),
-                        documents=place(self._folder / "documents.sqlite", self._out),
-                        factory=factory.name,
-                        originals=None if files.originals is None else place(files.originals, self._out),
-                    ),
-                ),
-                build=BuildRecord(
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    seconds=round(time.monotonic() - started, 3),
-                    shards=len(self._keys),
-                    reused_shards=self._reused,
-                    shard_size=self._shard_size,
-                    versions=library_versions(),
-                ),
-                factory=factory.name,
-            )
-            publish(manifest, self._out)
-        shutil.rmtree(self._folder)
-        return manifest
+        with writing(self._out, mend=_MEND), vectors_shown(factory, count, self._blocks, show=progress) as blocks:
+            files = write_vectors(self._folder, factory, self._encoder.dimension, count, blocks, memory=self._memory)
+        record = BuildRecord(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - started, 3),
+            shards=len(self._keys),
+            reused_shards=self._reused,
+            shard_size=self._shard_size,
+            versions=library_versions(),
+        )
+        return publish_build(
+            self._out,
+            encoder=encoder_record(self._encoder),
+            dimension=self._encoder.dimension,
+            count=count,
+            factory=factory,
+            files=files,
+            record=record,
+        )
 
     def _chosen(self, count: int) -> Factory:
         """The kind of index, now that the number of documents is known."""
@@ -222,6 +213,8 @@ class _Build:
             return advise(count, dimension, memory=self._memory).factory
         factory = parse_factory(self._factory)
         factory.check_count(count)
+        factory.check_dimension(dimension)
+        check_memory(factory, dimension, count, self._memory)
         return factory
 
     def _blocks(self) -> Iterator[FloatMatrix]:
@@ -232,6 +225,52 @@ class _Build:
                     f"shard {number} in {self._shards.folder} was changed while the build ran; run the build again"
                 )
             yield vectors
+
+
+def publish_build(
+    out: Path,
+    *,
+    encoder: EncoderRecord,
+    dimension: int,
+    count: int,
+    factory: Factory,
+    files: VectorFiles,
+    record: BuildRecord,
+) -> IndexManifest:
+    """Move the files of a finished build into place and make them the index. The folder's lock must be held.
+
+    Raises:
+        IndexFolderError: the folder cannot be written; the old index is there as before.
+    """
+    folder = out / BUILD_FOLDER
+    with writing(out, mend=_MEND):
+        segment = SegmentRecord(
+            count=count,
+            vectors=place(files.vectors, out),
+            documents=place(folder / DOCUMENTS_NAME, out),
+            factory=factory.name,
+            originals=None if files.originals is None else place(files.originals, out),
+        )
+        manifest = IndexManifest(encoder, dimension, count, (segment,), record, factory=factory.name)
+        publish(manifest, out)
+    shutil.rmtree(folder)
+    return manifest
+
+
+@contextmanager
+def vectors_shown(
+    factory: Factory, count: int, blocks: Callable[[], Iterable[FloatMatrix]], *, show: bool | None
+) -> Iterator[Callable[[], Iterator[FloatMatrix]]]:
+    """The same blocks with a progress bar over all the times that they are read: to train, to add, to keep them."""
+    passes = 1 + (not factory.exact and factory.codes != "HNSW") + factory.lossy
+    with progress_bar(passes * count, f"Writing {factory.name}", show=show) as advance:
+
+        def watched() -> Iterator[FloatMatrix]:
+            for block in blocks():
+                yield block
+                advance(len(block))
+
+        yield watched
 
 
 def encoder_record(encoder: Encoder) -> EncoderRecord:

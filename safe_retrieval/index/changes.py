@@ -27,6 +27,7 @@ from safe_retrieval.index.factories import AUTO, FLAT, Factory, parse_factory
 from safe_retrieval.index.manifest import IndexManifest, SegmentRecord
 from safe_retrieval.index.publish import place, publish, writing
 from safe_retrieval.index.segments import Block, Segment, Snapshot
+from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.vector_files import write_vectors
 from safe_retrieval.types import Document, FloatMatrix
 
@@ -87,7 +88,22 @@ def compacted(folder: Path, snapshot: Snapshot, factory: str | None = None) -> I
 
 def _with_factory(snapshot: Snapshot, name: str) -> Snapshot:
     """The same state, for a manifest that names another kind of index from here on."""
-    return Snapshot(replace(snapshot.manifest, factory=name), snapshot.segments)
+    search = snapshot.manifest.search if snapshot.manifest.factory == name else None  # they belong to the kind
+    return Snapshot(replace(snapshot.manifest, factory=name, search=search), snapshot.segments)
+
+
+def with_search(folder: Path, snapshot: Snapshot, settings: SearchSettings) -> IndexManifest:
+    """Write down how the index is searched. The folder's lock must be held.
+
+    Raises:
+        InputError: the index's kind cannot be searched with such settings.
+        IndexFolderError: the folder cannot be written; nothing is changed then.
+    """
+    settings.check(parse_factory(snapshot.manifest.factory))
+    manifest = replace(snapshot.manifest, search=settings)
+    with writing(folder, mend=_MEND):
+        publish(manifest, folder)
+    return manifest
 
 
 def _without(snapshot: Snapshot, dead: NDArray[np.int64] | None) -> list[Segment]:

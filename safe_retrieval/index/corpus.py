@@ -109,7 +109,7 @@ def documents_from(
     return Documents(_documents(_row_records(rows, name), fields, rejects), partial(length_hint, rows))
 
 
-def _row_records(rows: Iterable[object], name: str) -> Iterator[Record | Document]:
+def _row_records(rows: Iterable[object], name: str) -> Iterator[Record]:
     for number, row in enumerate(rows, start=1):
         place = Place(name, number, "row")
         if isinstance(row, str):
@@ -117,17 +117,14 @@ def _row_records(rows: Iterable[object], name: str) -> Iterator[Record | Documen
         elif isinstance(row, Mapping):
             yield Record(place, row)
         elif isinstance(row, Document):
-            yield row
+            yield Record(place, None, content=row.content, document=row)
         else:
             yield Record(place, None, f"expected a mapping of fields, a Document or a text, got {type(row).__name__}")
 
 
-def _documents(records: Iterable[Record | Document], fields: Fields, rejects: Rejects | None) -> Iterator[Document]:
+def _documents(records: Iterable[Record], fields: Fields, rejects: Rejects | None) -> Iterator[Document]:
     """The documents of records, without those that are rejected."""
     for record in records:
-        if isinstance(record, Document):
-            yield record
-            continue
         try:
             document = _document(record, fields, rejects)
         except DataError as error:
@@ -139,9 +136,11 @@ def _documents(records: Iterable[Record | Document], fields: Fields, rejects: Re
 
 
 def _document(record: Record, fields: Fields, rejects: Rejects | None) -> Document:
-    if record.fields is None:
-        raise DataError(f"{record.place}: {record.fault}")
-    document = document_of(record.fields, record.place, fields)
+    document = record.document
+    if document is None:
+        if record.fields is None:
+            raise DataError(f"{record.place}: {record.fault}")
+        document = document_of(record.fields, record.place, fields)
     if rejects is not None and not rejects.is_new(document.id):
         raise DataError(f"{record.place}: the id {document.id!r} came before; ids are unique")
     return document

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,20 @@ class FaissIndex(VectorIndex):
         self._index: Any = faiss.IndexFlatIP(dimension)
 
     @classmethod
-    def read(cls, path: Path, *, ids: IdTable) -> FaissIndex:
-        """Open a file that :func:`write_faiss` made; check its hash first, FAISS does not survive every damaged file.
+    def read(cls, path: Path, *, ids: IdTable, memory_map: bool = False) -> FaissIndex:
+        """Open a file that :func:`~safe_retrieval.index.faiss_files.write_flat` made.
+
+        Check its hash first: FAISS does not survive every damaged file.
 
         Args:
             path: the file.
             ids: the ids of its vectors, by position.
+            memory_map: leave the vectors in the file and page them in as they are asked for.
 
         Raises:
             IndexFormatError: the file is missing or damaged, holds another kind of index, or not one vector an id.
         """
-        loaded = read_faiss(path, "IndexFlatIP")
+        loaded = read_faiss(path, "IndexFlatIP", memory_map=memory_map)
         if len(ids) != loaded.ntotal:
             raise IndexFormatError(f"{path}: expected {len(ids)} vectors, one for each document, got {loaded.ntotal}")
         index = cls.__new__(cls)
@@ -86,25 +88,6 @@ def _selecting(within: Selection) -> Any:
     return faiss.SearchParameters(sel=faiss.IDSelectorBitmap(within.bits))
 
 
-def write_faiss(path: Path, dimension: int, blocks: Iterable[FloatMatrix]) -> None:
-    """Write vectors in FAISS's own format, as a flat inner-product index.
-
-    Args:
-        path: the file.
-        dimension: length of a vector.
-        blocks: (n, dimension) float32 each, checked, in the order of their positions.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    import faiss
-
-    index = faiss.IndexFlatIP(dimension)
-    for block in blocks:
-        index.add(block)
-    save_faiss(index, path)
-
-
 def save_faiss(index: Any, path: Path) -> None:
     """Write any FAISS index.
 
@@ -119,26 +102,31 @@ def save_faiss(index: Any, path: Path) -> None:
         raise OSError(f"FAISS could not write {path}: {error}") from error
 
 
-def read_faiss(path: Path, kind: str) -> Any:
+def read_faiss(path: Path, kind: str, *, memory_map: bool = False) -> Any:
     """Read an inner-product index with limits on what the file can make FAISS allocate.
 
     Args:
         path: the file.
         kind: FAISS's name for the class of index that is expected.
+        memory_map: leave vectors and codes in the file.
 
     Raises:
         IndexFormatError: the file is missing, damaged, or holds another kind of index.
     """
     import faiss
 
-    loaded = load_faiss(path)
+    loaded = load_faiss(path, memory_map=memory_map)
     if type(loaded).__name__ != kind or loaded.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise IndexFormatError(f"{path}: expected an inner-product {kind}, got {type(loaded).__name__}")
     return loaded
 
 
-def load_faiss(path: Path) -> Any:
+def load_faiss(path: Path, *, memory_map: bool = False) -> Any:
     """Read a FAISS index of any kind, with the same limits.
+
+    Args:
+        path: the file.
+        memory_map: leave vectors, codes and lists in the file and page them in as they are asked for.
 
     Raises:
         IndexFormatError: the file is missing or damaged.
@@ -151,7 +139,8 @@ def load_faiss(path: Path) -> Any:
         try:
             # No vector inside a file is longer than the file.
             faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
-            loaded = faiss.read_index(str(path))
+            # Of FAISS's two ways of mapping, the one that knows every kind, and starts no threads in each search.
+            loaded = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if memory_map else 0)
         except (OSError, RuntimeError) as error:  # RuntimeError is FAISS's own, for whatever it does not like
             raise IndexFormatError(f"{path} is not a readable FAISS file: {error}; build the index again") from error
         finally:

@@ -22,14 +22,19 @@ from safe_retrieval.index.builder import encoder_record, library_versions
 from safe_retrieval.index.manifest import MANIFEST_NAME, BuildRecord, IndexManifest, check_file, read_manifest
 from safe_retrieval.index.publish import locked, publish, writing
 from safe_retrieval.index.searchable import LOCK_SECONDS, SearchableIndex
-from safe_retrieval.index.segments import Snapshot
+from safe_retrieval.index.segments import Opening, Snapshot
 from safe_retrieval.types import Encoder
 
 __all__ = ["SearchableIndex", "create_index", "load_index", "verify_index"]
 
 
 def load_index(
-    path: str | Path, *, verify: bool = True, read_only: bool = False, lock_seconds: float = LOCK_SECONDS
+    path: str | Path,
+    *,
+    verify: bool = True,
+    memory_map: bool = True,
+    read_only: bool = False,
+    lock_seconds: float = LOCK_SECONDS,
 ) -> SearchableIndex:
     """Open an index folder.
 
@@ -37,6 +42,9 @@ def load_index(
         path: the folder.
         verify: compare the hash of each file with the manifest before it is read (about a second a gigabyte). Without
             it only sizes, versions and counts are compared; do that for folders that nobody else can write.
+        memory_map: leave vectors in the file: without ``verify``, a million of them are open in a fraction of a second,
+            and pages are read when a search comes to them. ``False`` reads them into memory at once, for files on a
+            slow or failing network disk.
         read_only: refuse changes through this object.
         lock_seconds: how long a change waits for another process that writes the index.
 
@@ -45,8 +53,9 @@ def load_index(
         IndexFormatError: a file is missing, truncated, altered or of an unknown version; the message names it.
     """
     folder = Path(path)
-    snapshot = Snapshot.open_newest(folder, verify=verify)
-    return SearchableIndex(folder, snapshot, verify=verify, read_only=read_only, lock_seconds=lock_seconds)
+    opening = Opening(verify, memory_map)
+    snapshot = Snapshot.open_newest(folder, opening)
+    return SearchableIndex(folder, snapshot, opening=opening, read_only=read_only, lock_seconds=lock_seconds)
 
 
 def create_index(path: str | Path, encoder: Encoder) -> SearchableIndex:
@@ -100,6 +109,6 @@ def verify_index(path: str | Path) -> list[str]:
     if faults:
         return faults  # FAISS and SQLite are not let near files that are known to be damaged
     try:
-        return Snapshot.open(folder, manifest, verify=False).faults()
+        return Snapshot.open(folder, manifest, Opening(verify=False)).faults()
     except IndexFolderError as error:
         return [str(error)]

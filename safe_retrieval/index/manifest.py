@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safe_retrieval.errors import IndexFolderError, IndexFormatError
+from safe_retrieval.index.settings import SearchSettings
 
 MANIFEST_NAME = "manifest.json"
 BUILD_FOLDER = ".building"
 """Where an unfinished build lies, inside the index folder: there, moving a file into place is always one step."""
 
 FORMAT = "safe-retrieval index"
-FORMAT_VERSION = 2
-"""Version 1, which had exactly one segment and no deletions, is read as well."""
+FORMAT_VERSION = 3
+"""Older ones are read as well: 1 had exactly one segment and no deletions, 2 no settings of the search."""
 
 _BLOCK_BYTES = 1 << 20
 _MEND = "restore it from a copy, or build the index again"
@@ -125,6 +126,7 @@ class IndexManifest:
         metric: inner product of unit vectors.
         factory: FAISS's name for the kind of index that a build or a compaction makes.
         format_version: version of this format.
+        search: how much of segments of that kind a search looks at; ``None`` leaves it to the kind's own rule.
     """
 
     encoder: EncoderRecord
@@ -135,6 +137,7 @@ class IndexManifest:
     metric: Literal["cosine"] = "cosine"
     factory: str = "Flat"
     format_version: int = FORMAT_VERSION
+    search: SearchSettings | None = None
 
     def to_json(self) -> str:
         """The canonical text, with the checksum over everything else in it."""
@@ -193,10 +196,10 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise IndexFormatError(f"{path}: expected the manifest of a {FORMAT!r}, got something else")
     version = fields.get("format_version")
-    if version not in {1, FORMAT_VERSION}:
+    if version not in range(1, FORMAT_VERSION + 1):
         raise IndexFormatError(
-            f"{path}: expected format version {FORMAT_VERSION} or 1, got {version!r}; open it with the version of "
-            "safe-retrieval that wrote it, or build the index again"
+            f"{path}: expected a format version from 1 to {FORMAT_VERSION}, got {version!r}; open it with the "
+            "version of safe-retrieval that wrote it, or build the index again"
         )
     return fields
 
@@ -210,6 +213,8 @@ def _from_fields(fields: dict[str, Any]) -> IndexManifest:
     values["encoder"] = EncoderRecord(**values["encoder"])
     values["build"] = BuildRecord(**values["build"])
     values["segments"] = tuple(_segment(segment) for segment in values["segments"])
+    if values.get("search") is not None:
+        values["search"] = SearchSettings(**values["search"])
     manifest = IndexManifest(**values)
     live = sum(segment.live for segment in manifest.segments)
     if live != manifest.count:

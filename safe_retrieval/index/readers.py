@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from safe_retrieval.errors import DataError
 from safe_retrieval.index.rows import CONTENT_ID, ID_FIELDS, Fields, Place
 from safe_retrieval.index.zstd_stream import ZstdStream
+from safe_retrieval.types import Document
 
 COMPRESSED = (".gz", ".zst")
 """What may stand behind the name of a text file."""
@@ -39,12 +40,14 @@ class Record(NamedTuple):
         fields: its fields by name; ``None`` if it is broken.
         fault: what is wrong with it, as it reads behind the place and a colon.
         content: the line as it was found; empty for a row that has fields, which says it all.
+        document: the document, where a row is one already.
     """
 
     place: Place
     fields: Mapping[str, Any] | None
     fault: str = ""
     content: str = ""
+    document: Document | None = None
 
 
 Reader = Callable[[Path, Fields], Iterator[Record]]

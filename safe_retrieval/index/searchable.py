@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import EncoderMismatchError, IndexFolderError, InputError
-from safe_retrieval.index.changes import changed, compacted
+from safe_retrieval.index.changes import changed, compacted, with_search
 from safe_retrieval.index.diversity import check_balance, most_diverse
+from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.filters import Condition, Where, as_filter, to_sql
 from safe_retrieval.index.manifest import IndexManifest
 from safe_retrieval.index.publish import locked
-from safe_retrieval.index.segments import Block, Snapshot
+from safe_retrieval.index.segments import USUAL_OPENING, Block, Found, Opening, Snapshot
+from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.vectors import Ranking, check_ids, check_k, check_vectors, one_row
 from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, Hit
 
@@ -47,14 +49,14 @@ class SearchableIndex:
         path: Path,
         snapshot: Snapshot,
         *,
-        verify: bool = True,
+        opening: Opening = USUAL_OPENING,
         read_only: bool = False,
         lock_seconds: float = LOCK_SECONDS,
     ) -> None:
         self.path = path
         self.read_only = read_only
         self._current: Snapshot | None = snapshot
-        self._verify = verify
+        self._opening = opening
         self._lock_seconds = lock_seconds
         self._one_change = threading.Lock()
 
@@ -112,6 +114,11 @@ class SearchableIndex:
         """
         snapshot = self._snapshot
         return snapshot.hits(snapshot.rankings(vectors, k, _condition(where)))
+
+    def search_documents(self, vectors: FloatMatrix, k: int = 10, *, where: Where = None) -> list[list[Found]]:
+        """As :meth:`search`, with the documents themselves: one look-up where ids would take several."""
+        snapshot = self._snapshot
+        return snapshot.found(snapshot.rankings(vectors, k, _condition(where)))
 
     def search_range(self, vectors: FloatMatrix, min_score: float, *, where: Where = None) -> list[list[Hit]]:
         """All documents that are near enough to each query.
@@ -207,6 +214,12 @@ class SearchableIndex:
         self._refuse_missing(ids, positions)
         return snapshot.vectors_at(np.asarray([positions[identifier] for identifier in ids], dtype=np.int64))
 
+    def sample_vectors(self, count: int, *, seed: int = 0) -> FloatMatrix:
+        """Vectors of documents drawn at random without replacement; (min(count, n), dimension) float32, unit norm."""
+        snapshot = self._snapshot
+        positions = np.random.default_rng(seed).permutation(snapshot.matching(None))[:count]
+        return snapshot.vectors_at(positions)
+
     def documents(self) -> Iterator[Document]:
         """All documents by position, streamed."""
         return self._snapshot.documents()
@@ -225,7 +238,7 @@ class SearchableIndex:
 
         It costs nothing, and it refuses changes.
         """
-        return SearchableIndex(self.path, self._snapshot, read_only=True)
+        return SearchableIndex(self.path, self._snapshot, opening=self._opening, read_only=True)
 
     # Changing
 
@@ -310,6 +323,23 @@ class SearchableIndex:
         with self._changing() as snapshot:
             self._adopt(compacted(self.path, snapshot, factory))
 
+    def tune(self, factory: str, settings: SearchSettings) -> None:
+        """Make the index of a kind, unless it is of that, and write down how much a search looks at.
+
+        Args:
+            factory: the kind of index, as for :meth:`compact`.
+            settings: for segments of that kind, from here on, by whoever opens the index.
+
+        Raises:
+            InputError: as in :meth:`compact`, or such an index cannot be searched with these settings.
+            IndexLockedError, IndexFolderError: as in :meth:`compact`.
+        """
+        settings.check(parse_factory(factory))
+        with self._changing() as snapshot:
+            if snapshot.manifest.factory != factory:
+                self._adopt(compacted(self.path, snapshot, factory))
+            self._adopt(with_search(self.path, self._snapshot, settings))
+
     def refresh(self) -> bool:
         """Go on to the newest state, which another object or process may have written.
 
@@ -321,7 +351,7 @@ class SearchableIndex:
             IndexFormatError: a file is missing or damaged; the object stays at the state that it has.
         """
         before = self._snapshot
-        after = Snapshot.open_newest(self.path, verify=self._verify, before=before)
+        after = Snapshot.open_newest(self.path, self._opening, before=before)
         if after.manifest == before.manifest:
             return False
         self._refuse_other_space(after.manifest)
@@ -339,7 +369,8 @@ class SearchableIndex:
 
     def _adopt(self, manifest: IndexManifest) -> None:
         """Go on to a state that was just written here, so its hashes are known to be right."""
-        self._current = Snapshot.open(self.path, manifest, verify=False, before=self._snapshot)
+        opening = self._opening._replace(verify=False)
+        self._current = Snapshot.open(self.path, manifest, opening, before=self._snapshot)
 
     def _checked(self, documents: Sequence[Document], vectors: FloatMatrix) -> Block:
         checked = list(documents)

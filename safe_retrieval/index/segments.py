@@ -26,6 +26,7 @@ from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.faiss_index import FaissIndex
 from safe_retrieval.index.filters import Condition
 from safe_retrieval.index.manifest import FileRecord, IndexManifest, SegmentRecord, check_file, read_manifest
+from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.vectors import Ranking, Selection, check_k, check_vectors, ordered
 from safe_retrieval.types import Document, FloatMatrix, FloatVector, Hit
 
@@ -36,11 +37,33 @@ _BLOCK_ROWS = 16_384
 _BLOCK_DOCUMENTS = 512
 
 
+class Opening(NamedTuple):
+    """How files are opened.
+
+    Attributes:
+        verify: compare their hashes with the manifest first.
+        memory_map: leave vectors in the file and page them in as they are asked for.
+    """
+
+    verify: bool = True
+    memory_map: bool = True
+
+
+USUAL_OPENING = Opening()
+
+
 class Block(NamedTuple):
     """Some documents and their vectors, (n, d) float32, row by row."""
 
     documents: list[Document]
     vectors: FloatMatrix
+
+
+class Found(NamedTuple):
+    """A hit with its document; the score is the cosine."""
+
+    document: Document
+    score: float
 
 
 class Located(NamedTuple):
@@ -84,24 +107,25 @@ class Segment:
         self._selection = None if self.live is None else Selection(self.live)
 
     @classmethod
-    def open(cls, folder: Path, record: SegmentRecord, dimension: int, *, verify: bool) -> Segment:
-        """Open the files of a segment.
+    def open(cls, folder: Path, record: SegmentRecord, manifest: IndexManifest, opening: Opening) -> Segment:
+        """Open the files of a segment of the index that a manifest describes.
 
         Raises:
             IndexFormatError: a file is missing, damaged, or does not belong to the others.
         """
-        vectors_path = check_file(folder, record.vectors, hashes=verify)
-        documents_path = check_file(folder, record.documents, hashes=verify)
+        vectors_path = check_file(folder, record.vectors, hashes=opening.verify)
+        documents_path = check_file(folder, record.documents, hashes=opening.verify)
         with ExitStack() as on_failure:
             documents = on_failure.enter_context(DocumentStore(documents_path))
             if len(documents) != record.count:
                 raise IndexFormatError(f"{documents_path}: expected {record.count} documents, got {len(documents)}")
-            vectors = _read_vectors(folder, record, documents, verify=verify)
-            if vectors.dimension != dimension:
+            settings = manifest.search if record.factory == manifest.factory else None
+            vectors = _read_vectors(folder, record, documents, settings, opening)
+            if vectors.dimension != manifest.dimension:
                 raise IndexFormatError(
-                    f"{vectors_path}: expected vectors of length {dimension}, got {vectors.dimension}"
+                    f"{vectors_path}: expected vectors of length {manifest.dimension}, got {vectors.dimension}"
                 )
-            segment = cls(record, vectors, documents, read_deleted(folder, record, verify=verify))
+            segment = cls(record, vectors, documents, read_deleted(folder, record, verify=opening.verify))
             on_failure.pop_all()
         return segment
 
@@ -176,18 +200,22 @@ class Segment:
         return found
 
 
-def _read_vectors(folder: Path, record: SegmentRecord, documents: DocumentStore, *, verify: bool) -> VectorIndex:
+def _read_vectors(
+    folder: Path, record: SegmentRecord, documents: DocumentStore, settings: SearchSettings | None, opening: Opening
+) -> VectorIndex:
     path = folder / record.vectors.name
     try:
         factory = parse_factory(record.factory)
     except InputError as error:
         raise IndexFormatError(f"{path}: {error}; open it with the version of safe-retrieval that wrote it") from error
     if factory.exact:
-        return FaissIndex.read(path, ids=documents)
-    originals = None if record.originals is None else check_file(folder, record.originals, hashes=verify)
+        return FaissIndex.read(path, ids=documents, memory_map=opening.memory_map)
+    originals = None if record.originals is None else check_file(folder, record.originals, hashes=opening.verify)
     if factory.lossy and originals is None:
         raise IndexFormatError(f"{path}: expected a file of vectors for exact scores beside it; build the index again")
-    return ApproximateIndex.read(path, factory, ids=documents, originals=originals)
+    return ApproximateIndex.read(
+        path, factory, ids=documents, originals=originals, settings=settings, memory_map=opening.memory_map
+    )
 
 
 def read_deleted(folder: Path, record: SegmentRecord, *, verify: bool) -> NDArray[np.int64] | None:
@@ -235,21 +263,23 @@ class Snapshot:
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
 
     @classmethod
-    def open(cls, folder: Path, manifest: IndexManifest, *, verify: bool, before: Snapshot | None = None) -> Snapshot:
+    def open(
+        cls, folder: Path, manifest: IndexManifest, opening: Opening, *, before: Snapshot | None = None
+    ) -> Snapshot:
         """Open what a manifest names; segments that ``before`` has open already are taken from there.
 
         Raises:
             IndexFormatError: a file is missing, damaged, or does not belong to the others.
         """
         known: dict[FileRecord, Segment] = {}
-        if before is not None:
+        if before is not None and before.manifest.search == manifest.search:
             known = {segment.record.vectors: segment for segment in before.segments}
         segments: list[Segment] = []
         with ExitStack() as on_failure:
             for record in manifest.segments:
                 same = known.get(record.vectors)
                 if same is None or same.record.documents != record.documents:
-                    segments.append(Segment.open(folder, record, manifest.dimension, verify=verify))
+                    segments.append(Segment.open(folder, record, manifest, opening))
                     on_failure.callback(segments[-1].documents.close)
                 elif same.record == record:
                     segments.append(same)
@@ -259,7 +289,7 @@ class Snapshot:
         return cls(manifest, segments)
 
     @classmethod
-    def open_newest(cls, folder: Path, *, verify: bool, before: Snapshot | None = None) -> Snapshot:
+    def open_newest(cls, folder: Path, opening: Opening, *, before: Snapshot | None = None) -> Snapshot:
         """Open the state that a folder is in now; ``before`` itself comes back, if that is it.
 
         Raises:
@@ -271,11 +301,11 @@ class Snapshot:
             if before is not None and before.manifest == manifest:
                 return before
             try:
-                return cls.open(folder, manifest, verify=verify, before=before)
+                return cls.open(folder, manifest, opening, before=before)
             except IndexFormatError:
                 if read_manifest(folder) == manifest:
                     raise
-        return cls.open(folder, read_manifest(folder), verify=verify, before=before)
+        return cls.open(folder, read_manifest(folder), opening, before=before)
 
     def rankings(self, vectors: FloatMatrix, k: int, condition: Condition | None = None) -> list[Ranking]:
         """The best positions for each query over all segments, ties by position; only those that fulfil a condition.
@@ -323,6 +353,23 @@ class Snapshot:
             return []
         ids = iter(self.ids_at(np.concatenate([ranking.positions for ranking in rankings])))
         return [[Hit(next(ids), float(score)) for score in ranking.scores] for ranking in rankings]
+
+    def found(self, rankings: Sequence[Ranking]) -> list[list[Found]]:
+        """Rankings with documents in place of positions, each of which is read once."""
+        if not rankings:
+            return []
+        wanted = np.unique(np.concatenate([ranking.positions for ranking in rankings]))
+        documents: dict[int, Document] = {}
+        for number, places, local in self.located(wanted):
+            there = self.segments[number].documents.at(local.tolist())
+            documents.update(zip(wanted[places].tolist(), there, strict=True))
+        return [
+            [
+                Found(documents[position], score)
+                for position, score in zip(*map(np.ndarray.tolist, ranking), strict=True)
+            ]
+            for ranking in rankings
+        ]
 
     def ids_at(self, positions: NDArray[np.int64]) -> list[str]:
         """The ids at (n,) positions, in the order asked."""

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -60,7 +61,8 @@ class ShardStore:
         """Keep a shard, in the place of whatever had its number."""
         vectors_path, record_path = self._paths(number)
         record_path.unlink(missing_ok=True)  # it speaks of the vectors that are about to go
-        partial = self.folder / "partial"
+        # A name of its own for each writer: two processes may have been given the same shard.
+        partial = self.folder / f"{number:06d}-{uuid4().hex}.partial"
         with partial.open("wb") as file:
             np.save(file, vectors, allow_pickle=False)
             file.flush()

@@ -104,6 +104,43 @@ def test_advise_and_factory(corpus: Path, tmp_path: Path) -> None:
     assert read_manifest(out).factory == "HNSW8"
 
 
+def test_shards_step_by_step_and_in_one(corpus: Path, tmp_path: Path) -> None:
+    out, other = str(tmp_path / "out"), str(tmp_path / "other")
+    assert "12 documents in 2 shards" in CLI.invoke(app, ["shards", "plan", str(corpus), out, "--shards", "2"]).stderr
+    for shard in ("2/2", "1/2"):
+        assert "encoded" in CLI.invoke(app, ["shards", "embed", out, "--shard", shard]).stderr
+    assert "was there" in CLI.invoke(app, ["shards", "embed", out, "--shard", "1/2"]).stderr
+    assert "nothing to train" in CLI.invoke(app, ["shards", "train", out]).stderr
+    assert "nothing to do" in CLI.invoke(app, ["shards", "add", out, "--shard", "1/2"]).stderr
+    assert "12 documents" in CLI.invoke(app, ["shards", "merge", out]).stderr
+    assert CLI.invoke(app, ["build", str(corpus), other, "--shards", "3"]).exit_code == 0
+    assert read_manifest(tmp_path / "other").files() == read_manifest(tmp_path / "out").files()
+    assert isinstance(CLI.invoke(app, ["shards", "embed", out, "--shard", "1/2"]).exception, IndexFolderError)
+
+
+def test_tune_measures_and_writes_down(corpus: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    with corpus.open("a") as file:
+        file.writelines(json.dumps({"_id": f"m{n}", "text": f"more {n} of {n % 7}"}) + "\n" for n in range(60))
+    CLI.invoke(app, ["build", str(corpus), out])
+    measured = CLI.invoke(app, ["tune", out, "--json", "--no-apply", "--recall", "1"])
+    assert {row["factory"] for row in json.loads(measured.stdout)} == {"Flat", "HNSW32", "SQ8", "RaBitQ", *IVF}
+    assert read_manifest(Path(out)).search is None
+    queries = tmp_path / "queries.txt"
+    queries.write_text("more 3\n\nmore 4\n")
+    tuned = CLI.invoke(app, ["tune", out, "--queries-file", str(queries)])
+    assert tuned.exit_code == 0
+    assert "recall@10" in tuned.stdout
+    assert "* chosen" in tuned.stdout
+    assert read_manifest(Path(out)).search is not None
+    assert CLI.invoke(app, ["verify", out]).exit_code == 0
+    assert isinstance(CLI.invoke(app, ["tune", out, "--memory", "10"]).exception, InputError)
+    assert isinstance(CLI.invoke(app, ["tune", out, "--queries-file", out]).exception, DataError)
+
+
+IVF = {"IVF1,Flat", "IVF1,SQ8", "IVF1,RaBitQ"}
+
+
 def test_other_fields_and_pieces(corpus: Path, tmp_path: Path) -> None:
     out, table = str(tmp_path / "out"), tmp_path / "c.csv"
     table.write_text("key,body\na,one two three\n")

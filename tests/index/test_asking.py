@@ -150,3 +150,13 @@ def test_faulty_questions(changed: tuple[SearchableIndex, list[Document]]) -> No
     for ask in questions:
         with pytest.raises(InputError):
             ask()
+
+
+def test_hits_with_their_documents(changed: tuple[SearchableIndex, list[Document]]) -> None:
+    index, _ = changed
+    for where in (None, {"colour": "red"}):
+        hits = index.search(QUERIES, 9, where=where)
+        found = index.search_documents(QUERIES, 9, where=where)
+        assert [[(one.document.id, one.score) for one in row] for row in found] == hits
+        assert [one.document for one in found[0]] == index.get_documents([hit.id for hit in hits[0]])
+    assert index.search_documents(QUERIES[:0]) == []

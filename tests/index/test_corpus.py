@@ -300,6 +300,12 @@ def test_rejected_rows_of_parquet_and_of_anything(tmp_path: Path) -> None:
         assert (entry["row"], json.loads(entry["content"])) == (2, rows[1])
 
 
+def test_documents_that_come_twice_are_rejected_too(tmp_path: Path) -> None:
+    with Rejects(tmp_path / "r.jsonl") as rejects:
+        assert list(documents_from([DOCUMENTS[0], "abc", DOCUMENTS[0], "abc"], rejects=rejects))[0] == DOCUMENTS[0]
+    assert [json.loads(line)["row"] for line in rejects.path.read_text().splitlines()] == [3, 4]
+
+
 def test_a_damaged_file_is_no_bad_line(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl.gz"
     path.write_bytes(gzip.compress(as_jsonl(DOCUMENTS).encode())[:-5])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from safe_retrieval.errors import IndexFormatError, InputError
+from safe_retrieval.index import factories
 from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.approximate import ApproximateIndex
 from safe_retrieval.index.base import IdList
@@ -50,7 +51,11 @@ def exact() -> ExactIndex:
 
 def opened(folder: Path, name: str) -> ApproximateIndex:
     factory = parse_factory(name)
-    files = write_vectors(folder, factory, DIMENSION, len(VECTORS), lambda: iter(np.array_split(VECTORS, 7)))
+    # As a bound on memory allows, a product quantiser is trained on a thousand vectors: all of them take too long.
+    memory = 320_000 if factory.slices else None
+    files = write_vectors(
+        folder, factory, DIMENSION, len(VECTORS), lambda: iter(np.array_split(VECTORS, 7)), memory=memory
+    )
     ids = IdList()
     ids.extend(IDS)
     return ApproximateIndex.read(files.vectors, factory, ids=ids, originals=files.originals)
@@ -66,9 +71,13 @@ def opened(folder: Path, name: str) -> ApproximateIndex:
         ("IVF64,SQ8", 0.85),
         ("RaBitQ", 0.6),
         ("IVF8,RaBitQ", 0.6),
+        ("IVF8,PQ4", 0.4),
     ],
 )
-def test_recall_scores_and_filters(tmp_path: Path, exact: ExactIndex, name: str, recall: float) -> None:
+def test_recall_scores_and_filters(
+    tmp_path: Path, exact: ExactIndex, name: str, recall: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factories, "_LEAST_TRAINING", 3)
     index = opened(tmp_path, name)
     nearest = exact.rankings(QUERIES, K)
     found = index.rankings(QUERIES, K)
@@ -164,7 +173,8 @@ def test_too_few_to_train_on(tmp_path: Path) -> None:
         ("flat", "expected auto, Flat"),
         ("OPQ16,IVF8,PQ16", "expected auto, Flat"),
         ("IVF8,HNSW32", "expected auto, Flat"),
-        ("IVF8,PQ16", "expected auto, Flat"),
+        ("PQ16", "expected auto, Flat"),
+        ("IVF8,PQ0", "at least one slice"),
         ("IVF0,Flat", "at least one cluster"),
         ("HNSW1", "2 to 512 links"),
     ],

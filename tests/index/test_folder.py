@@ -14,7 +14,8 @@ import pytest
 from safe_retrieval.errors import EncoderMismatchError, IndexFolderError, IndexFormatError, InputError
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.exact import ExactIndex
-from safe_retrieval.index.faiss_index import FaissIndex, read_faiss, write_faiss
+from safe_retrieval.index.faiss_files import write_flat
+from safe_retrieval.index.faiss_index import FaissIndex, read_faiss
 from safe_retrieval.index.folder import load_index, verify_index
 from safe_retrieval.index.manifest import read_manifest, record_file
 from tests.support.corpora import small_corpus
@@ -109,24 +110,24 @@ def test_files_that_do_not_belong_together(sound: Path, tmp_path: Path) -> None:
     path = folder / read_manifest(folder).segments[0].vectors.name
     vectors = HashEncoder().encode_documents([d.content for d in DOCUMENTS])
 
-    write_faiss(path, 32, [vectors[:39]])
+    write_flat(path, 32, 39, [vectors[:39]])
     resign(folder)
     with pytest.raises(IndexFormatError, match="expected 40 vectors, one for each document, got 39"):
         load_index(folder)
 
-    write_faiss(path, 16, [HashEncoder(dimension=16).encode_documents([d.content for d in DOCUMENTS])])
+    write_flat(path, 16, len(DOCUMENTS), [HashEncoder(dimension=16).encode_documents([d.content for d in DOCUMENTS])])
     resign(folder)
     with pytest.raises(IndexFormatError, match="length 32, got 16"):
         load_index(folder)
 
-    write_faiss(path, 32, [vectors])
+    write_flat(path, 32, len(vectors), [vectors])
     resign(folder, count=41)
     with pytest.raises(IndexFormatError, match="expected 41 documents, got 40"):
         load_index(folder)
     assert "expected 41 documents" in verify_index(folder)[0]
 
     vectors[17] = np.nan
-    write_faiss(path, 32, [vectors])
+    write_flat(path, 32, len(vectors), [vectors])
     resign(folder, count=40)
     assert "vector 17 holds NaN" in verify_index(folder)[0]
 
@@ -135,7 +136,7 @@ def test_faiss_files_are_read_with_limits(tmp_path: Path) -> None:
     import faiss
 
     path = tmp_path / "v.faiss"
-    write_faiss(path, 4, [np.eye(4, dtype=np.float32)])
+    write_flat(path, 4, 4, [np.eye(4, dtype=np.float32)])
     limits = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
     assert read_faiss(path, "IndexFlatIP").ntotal == 4
     data = bytearray(path.read_bytes())

@@ -1,0 +1,87 @@
+"""Building from texts: ``build_index`` against bare ``SentenceTransformer.encode`` and ``faiss.add``, in turns.
+
+    python benchmarks/index/build.py --documents 20000 --rounds 3
+
+Both sides encode the same documents in batches of the same size with the same model; ours also reads, stores, checks,
+hashes and can be stopped. Texts are the built-in probe set's passages, put together to documents of many lengths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from benchmarks.index.measuring import RESULTS, alternated, ratio_of_rounds, write_result
+from safe_retrieval.audit.probes import load_probe_set
+from safe_retrieval.audit.provenance import source_state
+from safe_retrieval.encoder.input import InputEncoder
+from safe_retrieval.index.builder import build_index
+from safe_retrieval.types import Document
+
+
+def documents(count: int, *, seed: int = 0) -> list[Document]:
+    """Distinct documents of 20 to 120 words, out of harmless passages of the built-in probe set."""
+    words = [word for passage in load_probe_set().passages for word in passage.text.split()]
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        start, length = rng.integers(len(words) - 120), rng.integers(20, 121)
+        made.append(Document(f"d{number}", " ".join(words[start : start + length])))
+    return made
+
+
+def measure(encoder: InputEncoder, count: int, *, rounds: int, batch_size: int) -> dict[str, Any]:
+    """Seconds of both sides in each round, and their ratio."""
+    corpus = documents(count)
+    (model,) = encoder.torch_modules
+
+    def bare() -> None:
+        vectors = model.encode(  # type: ignore[operator]
+            [document.content for document in corpus],
+            batch_size=batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+        index: Any = faiss.IndexFlatIP(encoder.dimension)
+        index.add(vectors)
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            build_index(corpus, encoder, Path(folder) / "index", batch_size=batch_size, progress=False)
+
+    encoder.encode_documents([document.content for document in corpus[:batch_size]])  # warm-up
+    seconds = alternated({"bare": bare, "ours": ours}, rounds)
+    return {
+        "documents": count,
+        "batch_size": batch_size,
+        "seconds": {name: [round(value, 3) for value in values] for name, values in seconds.items()},
+        "documents_per_second": round(count / statistics.median(seconds["ours"]), 1),
+        "ratio": ratio_of_rounds(seconds["ours"], seconds["bare"]),
+        "goal": 1.05,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the result, and print where it is."""
+    parser = argparse.ArgumentParser(description="Building an index from texts against bare encode and add.")
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--out", type=Path, default=RESULTS / "build.json")
+    options = parser.parse_args(arguments)
+    source_state()
+    encoder = InputEncoder.load()
+    result = measure(encoder, options.documents, rounds=options.rounds, batch_size=options.batch_size)
+    write_result(options.out, {"benchmark": "index build from texts", "encoder": encoder.name, **result})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""Searching with documents fetched: ours against bare FAISS and against LangChain's FAISS store, in alternate rounds.
+
+    python benchmarks/index/search.py --vectors 100000
+
+Bare FAISS searches the same vectors and gives positions and scores, no documents. LangChain's store searches them and
+gives documents out of a dictionary. Ours gives exact scores and documents out of SQLite. Queries are vectors, so no
+encoder is in the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from langchain_community.vectorstores import FAISS
+from langchain_core.embeddings import FakeEmbeddings
+
+from benchmarks.index.measuring import RESULTS, random_blocks, write_result
+from safe_retrieval.audit.provenance import source_state
+from safe_retrieval.index.assemble import assemble_index
+from safe_retrieval.index.folder import load_index
+from safe_retrieval.index.manifest import EncoderRecord
+from safe_retrieval.index.segments import Block
+from safe_retrieval.types import Document, FloatMatrix
+
+_TEXT = "A passage of some length, as documents have it, so that fetching it costs what it costs elsewhere too. " * 5
+
+
+def corpus(vectors: FloatMatrix, start: int) -> Block:
+    """Documents for some vectors."""
+    return Block(
+        [
+            Document(f"d{start + row}", f"{start + row} {_TEXT}", metadata={"number": row})
+            for row in range(len(vectors))
+        ],
+        vectors,
+    )
+
+
+def _langchain(vectors: FloatMatrix) -> Any:
+    """LangChain's FAISS store over the same vectors, with its own defaults."""
+    block = corpus(vectors, 0)
+    pairs = [(document.text, vector.tolist()) for document, vector in zip(block.documents, vectors, strict=True)]
+    return FAISS.from_embeddings(
+        pairs,
+        FakeEmbeddings(size=vectors.shape[1]),
+        metadatas=[dict(document.metadata) for document in block.documents],
+        ids=[document.id for document in block.documents],
+    )
+
+
+def _latencies(sides: dict[str, Callable[[FloatMatrix], Any]], batches: Sequence[FloatMatrix]) -> dict[str, float]:
+    """Median milliseconds of each side, which take turns query by query."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in sides}
+    for batch in [batches[0], *batches]:  # the first one warms up
+        for name, ask in sides.items():
+            began = time.perf_counter()
+            ask(batch)
+            milliseconds[name].append(1_000 * (time.perf_counter() - began))
+    return {name: round(statistics.median(values[1:]), 4) for name, values in milliseconds.items()}
+
+
+def measure(count: int, dimension: int, *, factory: str, queries: int, ks: Sequence[int]) -> dict[str, Any]:
+    """Latencies of all sides for each k, single queries and batches of 64, and ratios."""
+    vectors = np.concatenate(list(random_blocks(count, dimension)))
+    asked = np.concatenate(list(random_blocks(max(queries, 128), dimension, seed=1)))
+    batches = {"single": [row[None] for row in asked[:queries]], "batch of 64": np.array_split(asked[:128], 2)}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "index"
+        blocks = (corpus(vectors[start : start + 10_000], start) for start in range(0, count, 10_000))
+        assemble_index(blocks, EncoderRecord("random", "random"), dimension, out, factory=factory)
+        with load_index(out, read_only=True) as index:
+            segment = index.manifest.segments[0]
+            bare: Any = faiss.read_index(str(out / segment.vectors.name))
+            if segment.factory.startswith("IVF"):
+                bare.nprobe = max(8, bare.nlist // 16)  # as ours looks at
+            store = _langchain(vectors)
+            for name, parts in batches.items():
+                for k in ks:
+                    sides: dict[str, Callable[[FloatMatrix], Any]] = {
+                        "faiss": lambda batch, k=k: bare.search(batch, k),
+                        "ours": lambda batch, k=k: index.search_documents(batch, k),
+                        "langchain": lambda batch, k=k: [
+                            store.similarity_search_with_score_by_vector(row.tolist(), k=k) for row in batch
+                        ],
+                    }
+                    found = _latencies(sides, parts)
+                    rows.append(
+                        {
+                            "queries": name,
+                            "k": k,
+                            "milliseconds": found,
+                            "over_faiss": round(found["ours"] / found["faiss"], 4),
+                            "over_langchain": round(found["ours"] / found["langchain"], 4),
+                        }
+                    )
+    return {"vectors": count, "dimension": dimension, "factory": segment.factory, "goal_over_faiss": 1.15, "rows": rows}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the result, and print where it is."""
+    parser = argparse.ArgumentParser(description="Search latency against bare FAISS and LangChain's store.")
+    parser.add_argument("--vectors", type=int, default=100_000)
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--factory", default="Flat")
+    parser.add_argument("--k", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--out", type=Path, default=RESULTS / "search.json")
+    options = parser.parse_args(arguments)
+    source_state()
+    result = measure(options.vectors, options.dimension, factory=options.factory, queries=options.queries, ks=options.k)
+    write_result(options.out, {"benchmark": "search latency, documents fetched", **result})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

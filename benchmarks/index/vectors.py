@@ -1,0 +1,136 @@
+"""From ready-made vectors: time against bare FAISS, peak memory within a bound, opening, and how all of it grows.
+
+    python benchmarks/index/vectors.py --sizes 10000 100000 1000000
+
+Random unit vectors go into an inverted file, ours from a stream and within ``--memory``, bare FAISS's from an array
+that holds all of them. Each side runs in a process of its own; memory is what it takes above what libraries took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import faiss
+import numpy as np
+
+from benchmarks.index.measuring import RESULTS, in_a_process, random_blocks, resident, watched_memory, write_result
+from safe_retrieval.audit.provenance import source_state
+from safe_retrieval.index.assemble import assemble_index
+from safe_retrieval.index.factories import parse_factory
+from safe_retrieval.index.folder import load_index
+from safe_retrieval.index.manifest import EncoderRecord
+from safe_retrieval.index.segments import Block
+from safe_retrieval.index.vector_files import write_vectors
+from safe_retrieval.types import Document
+
+
+def ours(count: int, dimension: int, factory: str, memory: int, folder: str) -> dict[str, Any]:
+    """Write the FAISS file of a stream of vectors, kept on the disk as a build keeps them."""
+    rows = Path(folder) / "rows.f32"
+    with rows.open("wb") as file:
+        for block in random_blocks(count, dimension):
+            block.tofile(file)
+
+    def blocks() -> Any:
+        with rows.open("rb") as file:
+            while len(block := np.fromfile(file, np.float32, 8_192 * dimension)):
+                yield block.reshape(-1, dimension)
+
+    with watched_memory() as found:
+        began = time.perf_counter()
+        write_vectors(Path(folder), parse_factory(factory), dimension, count, blocks, memory=memory)
+        seconds = time.perf_counter() - began
+    return {"seconds": round(seconds, 3), "peak_bytes": found["peak"], "threads": faiss.omp_get_max_threads()}
+
+
+def bare(count: int, dimension: int, factory: str, folder: str) -> dict[str, Any]:
+    """Train, add and write with FAISS alone."""
+    with watched_memory() as found:
+        vectors = np.concatenate(list(random_blocks(count, dimension)))
+        began = time.perf_counter()
+        index: Any = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors)
+        index.add(vectors)
+        faiss.write_index(index, str(Path(folder) / "bare.faiss"))
+        seconds = time.perf_counter() - began
+    return {"seconds": round(seconds, 3), "peak_bytes": found["peak"]}
+
+
+def opened(folder: str) -> dict[str, Any]:
+    """Open a folder memory-mapped, and search it once."""
+    before = resident()
+    began = time.perf_counter()
+    with load_index(folder, verify=False) as index:
+        seconds = time.perf_counter() - began
+        after = resident()
+        query = next(random_blocks(1, index.dimension, seed=1))
+        index.search(query, 10)
+        searched = time.perf_counter() - began
+        size = index.manifest.segments[0].vectors.size
+    grown = sum(after.values()) - sum(before.values())
+    return {
+        "seconds": round(seconds, 4),
+        "seconds_with_first_search": round(searched, 4),
+        "resident_bytes": grown,
+        "file_bytes": size,
+        "resident_share_of_file": round(grown / size, 4),
+    }
+
+
+def measure(count: int, dimension: int, *, factory: str, memory: int) -> dict[str, Any]:
+    """All figures of one size."""
+    with TemporaryDirectory() as folder:
+        mine = in_a_process(ours, count, dimension, factory, memory, folder)
+    with TemporaryDirectory() as folder:
+        theirs = in_a_process(bare, count, dimension, factory, folder)
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "index"
+        numbers = iter(range(count))
+        blocks = (
+            Block([Document(f"d{next(numbers)}", "text") for _ in range(len(block))], block)
+            for block in random_blocks(count, dimension)
+        )
+        began = time.perf_counter()
+        assemble_index(blocks, EncoderRecord("random", "random"), dimension, out, factory="Flat")
+        flat = time.perf_counter() - began
+        opening = in_a_process(opened, str(out))
+    return {
+        "vectors": count,
+        "ours": mine,
+        "faiss": theirs,
+        "time_over_faiss": round(mine["seconds"] / theirs["seconds"], 4),
+        "memory_bound": memory,
+        "within_bound": mine["peak_bytes"] <= memory,
+        "flat_index_with_documents_seconds": round(flat, 3),
+        "opening": opening,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the result, and print where it is."""
+    parser = argparse.ArgumentParser(description="Ready-made vectors into an index: time, memory, opening, growth.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--lists", type=int, default=1_024, help="clusters; fewer where there are too few vectors")
+    parser.add_argument("--memory", type=float, default=1.0, help="bound in GB")
+    parser.add_argument("--out", type=Path, default=RESULTS / "vectors.json")
+    options = parser.parse_args(arguments)
+    source_state()
+    rows = []
+    for size in options.sizes:
+        lists = min(options.lists, 2 ** (max(size // 39, 1).bit_length() - 1))
+        rows.append(
+            {"factory": f"IVF{lists},Flat"}
+            | measure(size, options.dimension, factory=f"IVF{lists},Flat", memory=int(options.memory * 1e9))
+        )
+    write_result(options.out, {"benchmark": "ready-made vectors", "dimension": options.dimension, "sizes": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

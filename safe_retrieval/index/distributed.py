@@ -1,0 +1,143 @@
+"""The steps of a build, run by Ray Data: on this machine's cores, or on a cluster that shares a file system.
+
+Documents never travel through Ray: a task is the number of a shard, and whoever gets it reads the shard's documents
+from the index folder and writes its vectors there. So a worker that dies costs the shard it was at, and Ray gives that
+one to another; a driver that dies costs nothing that lies on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safe_retrieval._extras import require
+from safe_retrieval.errors import InputError
+from safe_retrieval.index.factories import FLAT
+from safe_retrieval.index.manifest import IndexManifest
+from safe_retrieval.index.plan import read_plan
+from safe_retrieval.index.steps import (
+    add_shard,
+    drop_build,
+    embed_shard,
+    merge_index,
+    missing_shards,
+    plan_build,
+    train_index,
+)
+from safe_retrieval.types import Document, Encoder
+
+_OBJECT_STORE = 100_000_000
+"""Bytes of Ray's own shared memory on a machine that we start it on: only numbers of shards go through it."""
+
+
+def build_with_ray(
+    documents: Iterable[Document],
+    load_encoder: Callable[[], Encoder],
+    out: str | Path,
+    *,
+    shards: int,
+    workers: int = 2,
+    gpus: float = 0,
+    factory: str = FLAT,
+    memory: int | None = None,
+    batch_size: int = 32,
+    resume: bool = True,
+) -> IndexManifest:
+    """Build an index with several workers; otherwise as :func:`~safe_retrieval.index.builder.build_index`.
+
+    A Ray that is running, here or where ``RAY_ADDRESS`` says, is used as it is; otherwise one is started on this
+    machine and stopped at the end.
+
+    Args:
+        documents: the corpus; read once, in order, by this process.
+        load_encoder: gives the encoder of documents; called here and in each worker.
+        out: the index folder, on a file system that all workers see under the same path.
+        shards: how many pieces of work there are: several for each worker, since a worker's death costs one of them.
+        workers: processes that encode, at most.
+        gpus: of each worker; a fraction shares one.
+        factory, memory, batch_size, resume: as for a build on one machine.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        InputError, DataError, IndexFolderError, IndexLockedError: as in
+            :func:`~safe_retrieval.index.steps.plan_build`.
+    """
+    if workers < 1:
+        raise InputError(f"expected at least one worker, got {workers}")
+    ray = require("ray", extra="ray", purpose="builds over several workers")
+    require("ray.data", extra="ray", purpose="builds over several workers")
+    out = Path(out).resolve()
+    if not resume:
+        drop_build(out)
+    encoder = load_encoder()
+    plan_build(documents, encoder, out, shards=shards, factory=factory, memory=memory, batch_size=batch_size)
+    del encoder
+    with _running(ray, workers):
+        _each(ray, _Embedder, (str(out), load_encoder), missing_shards(out), workers=workers, gpus=gpus)
+        if train_index(out):
+            _each(ray, _Adder, (str(out),), range(len(read_plan(out).shards)), workers=workers, gpus=0)
+    return merge_index(out)
+
+
+class _Embedder:
+    """A worker that encodes shards; it loads the encoder once."""
+
+    def __init__(self, out: str, load_encoder: Callable[[], Encoder]) -> None:
+        self._out = out
+        self._encoder = load_encoder()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        embed_shard(self._out, int(row["item"]), self._encoder)
+        return row
+
+
+class _Adder:
+    """A worker that puts shards into the lists of the trained index."""
+
+    def __init__(self, out: str) -> None:
+        self._out = out
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        add_shard(self._out, int(row["item"]))
+        return row
+
+
+def _each(
+    ray: Any, worker: type, arguments: tuple[Any, ...], shards: Iterable[int], *, workers: int, gpus: float
+) -> None:
+    """Let workers take shard after shard until all are done; Ray starts a dead worker's shard again elsewhere."""
+    numbers = list(shards)
+    if not numbers:
+        return
+    tasks = ray.data.from_items(numbers, override_num_blocks=len(numbers))
+    done = tasks.map(
+        worker,
+        fn_constructor_args=arguments,
+        concurrency=(1, min(workers, len(numbers))),
+        num_cpus=1,
+        num_gpus=gpus or None,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    for _ in done.iter_rows():
+        pass
+
+
+@contextmanager
+def _running(ray: Any, workers: int) -> Iterator[None]:
+    """A Ray to work with."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray would report that it was used
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init()
+    else:
+        ray.init(num_cpus=workers, object_store_memory=_OBJECT_STORE, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,55 @@
+"""The index benchmarks on tiny sizes: that they run, and that a result says what was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.index import build, search, vectors
+from benchmarks.index.measuring import alternated, ratio_of_rounds
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+
+
+def test_search(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "search.json"
+    arguments = ["--vectors", "300", "--dimension", "8", "--queries", "3", "--k", "1", "5", "--out", str(out)]
+    assert search.main(arguments) == 0
+    result = json.loads(out.read_text())
+    assert (result["vectors"], result["factory"]) == (300, "Flat")
+    assert [(row["queries"], row["k"]) for row in result["rows"]] == [
+        *(("single", 1), ("single", 5)),
+        *(("batch of 64", 1), ("batch of 64", 5)),
+    ]
+    for row in result["rows"]:
+        assert set(row["milliseconds"]) == {"faiss", "ours", "langchain"}
+        assert row["over_faiss"] > 0
+    assert {"commit", "cpu", "packages"} <= result["provenance"].keys()
+
+
+def test_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")]))
+    out = tmp_path / "vectors.json"
+    assert vectors.main(["--sizes", "500", "--dimension", "8", "--lists", "4", "--out", str(out)]) == 0
+    (row,) = json.loads(out.read_text())["sizes"]
+    assert (row["factory"], row["vectors"], row["within_bound"]) == ("IVF4,Flat", 500, True)
+    assert row["ours"]["seconds"] > 0
+    assert row["opening"]["file_bytes"] == 500 * 8 * 4 + 45
+
+
+def test_build_has_documents_of_many_lengths() -> None:
+    made = build.documents(50)
+    assert made == build.documents(50)
+    assert len({len(document.text.split()) for document in made}) > 20
+
+
+def test_sides_take_turns() -> None:
+    calls: list[str] = []
+    seconds = alternated({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == ["a", "b", "b", "a"]
+    assert ratio_of_rounds([1.0, 4.0, 3.0], [1.0, 2.0, 2.0]) == 1.5
+    assert [len(values) for values in seconds.values()] == [2, 2]

@@ -1,0 +1,130 @@
+"""A build in steps: the same index in whatever order, by however many processes, and after whatever went wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from safe_retrieval.errors import DataError, EncoderMismatchError, IndexFolderError, InputError
+from safe_retrieval.index.builder import build_index
+from safe_retrieval.index.folder import load_index, verify_index
+from safe_retrieval.index.manifest import BUILD_FOLDER
+from safe_retrieval.index.plan import PLAN_NAME, even_bounds, read_plan
+from safe_retrieval.index.steps import (
+    add_shard,
+    build_in_shards,
+    embed_shard,
+    merge_index,
+    missing_shards,
+    plan_build,
+    shard_number,
+    train_index,
+)
+from tests.support.corpora import small_corpus
+from tests.support.encoders import HashEncoder
+
+DOCUMENTS = small_corpus(160)
+SHARDS = 5
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "IVF4,SQ8"])
+def test_steps_in_any_order_and_again_give_the_index_of_an_ordinary_build(tmp_path: Path, factory: str) -> None:
+    whole = build_index(DOCUMENTS, HashEncoder(), tmp_path / "whole", factory=factory)
+    out = tmp_path / "out"
+    plan = plan_build(DOCUMENTS, HashEncoder(), out, shards=SHARDS, factory=factory)
+    text = (out / BUILD_FOLDER / PLAN_NAME).read_text()
+    assert read_plan(out) == plan
+    with pytest.raises(IndexFolderError, match="shard 1 of 5 is missing"):
+        train_index(out) if factory != "Flat" else merge_index(out)
+    order = list(range(SHARDS)) * 2
+    random.Random(0).shuffle(order)
+    done = [embed_shard(out, number, HashEncoder()) for number in order]
+    assert sum(done) == SHARDS
+    assert missing_shards(out) == []
+    with pytest.raises(IndexFolderError, match="unfinished build"):
+        load_index(out)
+    assert train_index(out) == (factory != "Flat")
+    assert not train_index(out)
+    assert sum(add_shard(out, number) for number in order) == (0 if factory == "Flat" else SHARDS)
+    plan_build(DOCUMENTS, HashEncoder(), out, shards=SHARDS, factory=factory)  # and what was done still counts
+    assert (out / BUILD_FOLDER / PLAN_NAME).read_text() == text
+    assert missing_shards(out) == []
+    built = merge_index(out)
+    assert [record.sha256 for record in built.files()] == [record.sha256 for record in whole.files()]
+    assert verify_index(out) == []
+    assert not (out / BUILD_FOLDER).exists()
+
+
+def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan_build(DOCUMENTS, HashEncoder(), out, shards=2, factory="IVF4,Flat")
+    for number in range(2):
+        embed_shard(out, number, HashEncoder())
+    with pytest.raises(IndexFolderError, match="not trained yet"):
+        add_shard(out, 0)
+    train_index(out)
+    add_shard(out, 0)
+    with pytest.raises(IndexFolderError, match="part 2 of 2 is missing"):
+        merge_index(out)
+    shard = out / BUILD_FOLDER / "shards" / "000001.npy"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert missing_shards(out) == [1]
+    with pytest.raises(IndexFolderError, match="shard 2 of 2 is missing or damaged"):
+        add_shard(out, 1)
+    assert embed_shard(out, 1, HashEncoder())
+    with pytest.raises(EncoderMismatchError, match="was planned for hash-encoder"):
+        embed_shard(out, 0, HashEncoder(dimension=8))
+    with pytest.raises(InputError, match="expected a shard from 1 to 2, got 3"):
+        embed_shard(out, 2, HashEncoder())
+    plan_build(small_corpus(150), HashEncoder(), out, shards=2)  # another corpus: nothing of the old one counts
+    assert missing_shards(out) == [0, 1]
+
+
+def test_plans_that_cannot_be(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for documents, shards, factory, kind, message in (
+        ([], 1, "Flat", DataError, "empty one"),
+        (DOCUMENTS[:3], 4, "Flat", InputError, "from 1 to 3 shards"),
+        (DOCUMENTS, 1, "IVF8,Flat", InputError, "at least 312"),
+        (DOCUMENTS, 1, "IVF8,PQ5", InputError, "9,984 vectors"),
+    ):
+        with pytest.raises(kind, match=message):
+            plan_build(documents, HashEncoder(), out, shards=shards, factory=factory)
+    with pytest.raises(IndexFolderError, match="no planned build"):
+        merge_index(out)
+    plan_build(DOCUMENTS, HashEncoder(), out, shards=3)
+    path = out / BUILD_FOLDER / PLAN_NAME
+    fields = json.loads(path.read_text())
+    for text in (json.dumps({**fields, "count": 7}), "{", "[]"):
+        path.write_text(text)
+        with pytest.raises(IndexFolderError, match=r"plan\.json is damaged"):
+            read_plan(out)
+
+
+def test_shards_in_one_process(tmp_path: Path) -> None:
+    whole = build_index(DOCUMENTS, HashEncoder(), tmp_path / "whole")
+    encoder = HashEncoder()
+    built = build_in_shards(DOCUMENTS, encoder, tmp_path / "out", shards=3, progress=False)
+    assert built.files() == whole.files()
+    assert [len(call) for call in encoder.document_calls] == [53, 53, 54]
+    plan_build(DOCUMENTS, encoder, tmp_path / "again", shards=3)
+    embed_shard(tmp_path / "again", 1, encoder)
+    encoder.document_calls.clear()
+    assert build_in_shards(DOCUMENTS, encoder, tmp_path / "again", shards=3, progress=False).files() == whole.files()
+    assert [len(call) for call in encoder.document_calls] == [53, 54]
+    plan_build(DOCUMENTS, encoder, tmp_path / "anew", shards=3)
+    embed_shard(tmp_path / "anew", 1, encoder)
+    encoder.document_calls.clear()
+    build_in_shards(DOCUMENTS, encoder, tmp_path / "anew", shards=3, resume=False, progress=False)
+    assert len(encoder.document_calls) == 3
+
+
+def test_numbers_of_shards() -> None:
+    assert shard_number("3/64", 64) == 2
+    for text in ("0/64", "65/64", "3", "a/64", "3/", "3/8"):
+        with pytest.raises(InputError, match=r"expected a shard|planned with 64"):
+            shard_number(text, 64)
+    assert list(even_bounds(10, 4)) == [(0, 2), (2, 5), (5, 7), (7, 10)]
