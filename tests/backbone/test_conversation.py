@@ -39,5 +39,5 @@ def test_what_the_template_does_not_take_is_refused() -> None:
     for template in (SILENT, TWICE):
         with pytest.raises(ModelError, match="every turn once"):
             ids(template, TURNS[:2])
-    with pytest.raises(ModelError, match="no chat template|without|has none"):
+    with pytest.raises(ModelError, match="has none"):
         ids(None, TURNS)

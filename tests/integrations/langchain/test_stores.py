@@ -42,7 +42,7 @@ def in_memory(embedding: Embeddings) -> VectorStore:
     return InMemoryVectorStore(embedding)
 
 
-def faiss_by(strategy: str) -> Callable[[Embeddings], VectorStore]:
+def faiss_by(strategy: str, size: int = 32) -> Callable[[Embeddings], VectorStore]:
     def make(embedding: Embeddings) -> VectorStore:
         import faiss
         from langchain_community.docstore.in_memory import InMemoryDocstore
@@ -50,7 +50,7 @@ def faiss_by(strategy: str) -> Callable[[Embeddings], VectorStore]:
         from langchain_community.vectorstores.utils import DistanceStrategy
 
         kind = faiss.IndexFlatIP if strategy == "MAX_INNER_PRODUCT" else faiss.IndexFlatL2
-        return FAISS(embedding, kind(32), InMemoryDocstore(), {}, distance_strategy=DistanceStrategy[strategy])
+        return FAISS(embedding, kind(size), InMemoryDocstore(), {}, distance_strategy=DistanceStrategy[strategy])
 
     return make
 
@@ -70,14 +70,14 @@ def chroma_by(space: str) -> Callable[[Embeddings], VectorStore]:
     return make
 
 
-def qdrant_by(distance: str, name: str = "") -> Callable[[Embeddings], VectorStore]:
+def qdrant_by(distance: str, name: str = "", size: int = 32) -> Callable[[Embeddings], VectorStore]:
     def make(embedding: Embeddings) -> VectorStore:
         from langchain_qdrant import QdrantVectorStore
         from qdrant_client import QdrantClient
         from qdrant_client.models import Distance, VectorParams
 
         client = QdrantClient(":memory:")
-        parameters = VectorParams(size=32, distance=Distance[distance])
+        parameters = VectorParams(size=size, distance=Distance[distance])
         client.create_collection("c", {name: parameters} if name else parameters)
         return QdrantVectorStore(client, "c", embedding, distance=Distance[distance], vector_name=name)
 
