@@ -77,8 +77,12 @@ def corrected(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
 
 
 def shared(first: Qrels, second: Qrels) -> Qrels:
-    """The judgements of the queries in both."""
-    return {query: grades for query, grades in first.items() if query in second}
+    """The judgements of the queries in both, on the passages that both hold."""
+    return {
+        query: {document: grade for document, grade in grades.items() if document in second[query]}
+        for query, grades in first.items()
+        if query in second
+    }
 
 
 def _change(first: Mapping[str, float], second: Mapping[str, float], seed: int) -> MetricChange | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -19,7 +20,7 @@ from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.types import GateAction
 
 
-class _Target(BaseModel):
+class _Target(BaseModel, ABC):
     """What every target has.
 
     Attributes:
@@ -36,8 +37,9 @@ class _Target(BaseModel):
         return self.name or self._default_name
 
     @property
+    @abstractmethod
     def _default_name(self) -> str:
-        raise NotImplementedError
+        """The name without one."""
 
 
 class _OwnPassages(_Target):

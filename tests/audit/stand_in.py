@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from safe_retrieval.audit.probes import ProbeSet
 from tests.audit.retrievers import Searching
@@ -58,11 +59,17 @@ def search_endpoint(searching: Searching, fault: Fault = Fault.NONE) -> Iterator
             if self.path == "/v1/embeddings":
                 self._send(200, _embedded(body["input"]))
                 return
+            self._search(body["query"], int(body["k"]))
+
+        def do_GET(self) -> None:
+            sent = parse_qs(urlsplit(self.path).query)
+            self._search(sent["q"][0], int(sent["n"][0]))
+
+        def _search(self, query: str, k: int) -> None:
             state.times.append(time.monotonic())
             state.headers.append(self.headers.get("Authorization"))
-            query = body["query"]
             state.asked[query] += 1
-            status, content = _answer(searching, query, int(body["k"]), fault, state.asked[query])
+            status, content = _answer(searching, query, k, fault, state.asked[query])
             self._send(status, content)
 
         def _send(self, status: int, content: Any) -> None:

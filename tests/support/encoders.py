@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -70,6 +71,7 @@ class HashEncoder:
         return unit.astype(np.float32)
 
 
+@lru_cache(maxsize=4096)
 def _direction(word: str, dimension: int) -> FloatVector:
     seed = int.from_bytes(hashlib.sha256(word.encode("utf-8", "replace")).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(dimension).astype(np.float32)

@@ -151,6 +151,14 @@ def test_a_query_cannot_change_the_form_of_a_request(probe_set: ProbeSet) -> Non
     assert list(server.asked) == [hostile]
 
 
+def test_parameters_of_an_address(probe_set: ProbeSet) -> None:
+    with search_endpoint(holding(probe_set)) as server:
+        settings = endpoint(server, method="GET", params={"q": "{query}", "n": "{k}"})
+        (answer,) = HttpSearcher(settings, "api").search(["word1 & word2?"], 3)
+    assert list(server.asked) == ["word1 & word2?"]
+    assert len(answer.hits) == 3
+
+
 def test_a_refusal_is_an_answer(probe_set: ProbeSet) -> None:
     searcher = HttpSearcher(SearchEndpoint(url="http://127.0.0.1:9", refused="$.refused"), "api")
     assert searcher.has_gate
