@@ -28,7 +28,7 @@ from safe_retrieval.types import Document
 
 def documents(count: int, *, seed: int = 0) -> list[Document]:
     """Distinct documents of 20 to 120 words, out of harmless passages of the built-in probe set."""
-    words = [word for passage in load_probe_set().passages for word in passage.text.split()]
+    words = [word for passage in load_probe_set().documents for word in passage.text.split()]
     rng = np.random.default_rng(seed)
     made = []
     for number in range(count):

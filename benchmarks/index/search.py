@@ -27,6 +27,7 @@ from safe_retrieval.audit.provenance import source_state
 from safe_retrieval.index.assemble import assemble_index
 from safe_retrieval.index.folder import load_index
 from safe_retrieval.index.manifest import EncoderRecord
+from safe_retrieval.index.searchable import SearchableIndex
 from safe_retrieval.index.segments import Block
 from safe_retrieval.types import Document, FloatMatrix
 
@@ -67,6 +68,21 @@ def _latencies(sides: dict[str, Callable[[FloatMatrix], Any]], batches: Sequence
     return {name: round(statistics.median(values[1:]), 4) for name, values in milliseconds.items()}
 
 
+def _sides(bare: Any, index: SearchableIndex, store: Any, k: int) -> dict[str, Callable[[FloatMatrix], Any]]:
+    """The same question to FAISS alone, to an index of ours with its documents, and to LangChain's store."""
+
+    def faiss_alone(batch: FloatMatrix) -> Any:
+        return bare.search(batch, k)
+
+    def ours(batch: FloatMatrix) -> Any:
+        return index.search_documents(batch, k)
+
+    def langchain(batch: FloatMatrix) -> Any:
+        return [store.similarity_search_with_score_by_vector(row.tolist(), k=k) for row in batch]
+
+    return {"faiss": faiss_alone, "ours": ours, "langchain": langchain}
+
+
 def measure(count: int, dimension: int, *, factory: str, queries: int, ks: Sequence[int]) -> dict[str, Any]:
     """Latencies of all sides for each k, single queries and batches of 64, and ratios."""
     vectors = np.concatenate(list(random_blocks(count, dimension)))
@@ -85,14 +101,7 @@ def measure(count: int, dimension: int, *, factory: str, queries: int, ks: Seque
             store = _langchain(vectors)
             for name, parts in batches.items():
                 for k in ks:
-                    sides: dict[str, Callable[[FloatMatrix], Any]] = {
-                        "faiss": lambda batch, k=k: bare.search(batch, k),
-                        "ours": lambda batch, k=k: index.search_documents(batch, k),
-                        "langchain": lambda batch, k=k: [
-                            store.similarity_search_with_score_by_vector(row.tolist(), k=k) for row in batch
-                        ],
-                    }
-                    found = _latencies(sides, parts)
+                    found = _latencies(_sides(bare, index, store, k), parts)
                     rows.append(
                         {
                             "queries": name,

@@ -366,7 +366,7 @@ class Snapshot:
         return [
             [
                 Found(documents[position], score)
-                for position, score in zip(*map(np.ndarray.tolist, ranking), strict=True)
+                for position, score in zip(ranking.positions.tolist(), ranking.scores.tolist(), strict=True)
             ]
             for ranking in rankings
         ]
