@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import faiss
 import numpy as np
@@ -57,15 +57,26 @@ def _langchain(vectors: FloatMatrix) -> Any:
     )
 
 
-def _latencies(sides: dict[str, Callable[[FloatMatrix], Any]], batches: Sequence[FloatMatrix]) -> dict[str, float]:
-    """Median milliseconds of each side, which take turns query by query."""
-    milliseconds: dict[str, list[float]] = {name: [] for name in sides}
+Latency: TypeAlias = dict[str, dict[str, float]]
+
+
+def _latencies(sides: dict[str, Callable[[FloatMatrix], Any]], batches: Sequence[FloatMatrix]) -> Latency:
+    """Median milliseconds of each side, which take turns query by query: on the clock, and of processor time.
+
+    With one thread, processor time is what the clock would show on a machine that has nothing else to do.
+    """
+    clock: dict[str, list[float]] = {name: [] for name in sides}
+    processor: dict[str, list[float]] = {name: [] for name in sides}
     for batch in [batches[0], *batches]:  # the first one warms up
         for name, ask in sides.items():
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             ask(batch)
-            milliseconds[name].append(1_000 * (time.perf_counter() - began))
-    return {name: round(statistics.median(values[1:]), 4) for name, values in milliseconds.items()}
+            clock[name].append(1_000 * (time.perf_counter() - began))
+            processor[name].append(1_000 * (time.process_time() - used))
+    return {
+        kind: {name: round(statistics.median(values[1:]), 4) for name, values in times.items()}
+        for kind, times in (("clock", clock), ("processor", processor))
+    }
 
 
 def _sides(bare: Any, index: SearchableIndex, store: Any, k: int) -> dict[str, Callable[[FloatMatrix], Any]]:
@@ -81,6 +92,10 @@ def _sides(bare: Any, index: SearchableIndex, store: Any, k: int) -> dict[str, C
         return [store.similarity_search_with_score_by_vector(row.tolist(), k=k) for row in batch]
 
     return {"faiss": faiss_alone, "ours": ours, "langchain": langchain}
+
+
+def _ratios(found: Latency, other: str) -> dict[str, float]:
+    return {kind: round(times["ours"] / times[other], 4) for kind, times in found.items()}
 
 
 def measure(count: int, dimension: int, *, factory: str, queries: int, ks: Sequence[int]) -> dict[str, Any]:
@@ -107,11 +122,18 @@ def measure(count: int, dimension: int, *, factory: str, queries: int, ks: Seque
                             "queries": name,
                             "k": k,
                             "milliseconds": found,
-                            "over_faiss": round(found["ours"] / found["faiss"], 4),
-                            "over_langchain": round(found["ours"] / found["langchain"], 4),
+                            "over_faiss": _ratios(found, "faiss"),
+                            "over_langchain": _ratios(found, "langchain"),
                         }
                     )
-    return {"vectors": count, "dimension": dimension, "factory": segment.factory, "goal_over_faiss": 1.15, "rows": rows}
+    return {
+        "vectors": count,
+        "dimension": dimension,
+        "factory": segment.factory,
+        "threads": faiss.omp_get_max_threads(),
+        "goal_over_faiss": 1.15,
+        "rows": rows,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -108,7 +108,7 @@ class _Adder:
 def _each(
     ray: Any, worker: type, arguments: tuple[Any, ...], shards: Iterable[int], *, workers: int, gpus: float
 ) -> None:
-    """Let workers take shard after shard until all are done; Ray starts a dead worker's shard again elsewhere."""
+    """Let workers take shard after shard until all are done; Ray Data starts a dead worker and its shard again."""
     numbers = list(shards)
     if not numbers:
         return
@@ -119,8 +119,6 @@ def _each(
         concurrency=(1, min(workers, len(numbers))),
         num_cpus=1,
         num_gpus=gpus or None,
-        max_restarts=-1,
-        max_task_retries=-1,
     )
     for _ in done.iter_rows():
         pass

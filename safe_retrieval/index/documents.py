@@ -43,6 +43,7 @@ CREATE TABLE documents (
     metadata TEXT NOT NULL
 );
 {WORDS_SCHEMA}"""
+_DECODER = json.JSONDecoder()
 _COLUMNS = "id, title, text, metadata"
 # SQLite's default bound on parameters was 999 until 3.32.
 _PARAMETERS = 900
@@ -283,6 +284,15 @@ class DocumentStore:
     def _document(self, row: tuple[Any, ...]) -> Document:
         identifier, title, text, metadata = row
         try:
-            return Document(identifier, text, title, json.loads(metadata))
+            return Document(identifier, text, title, _parsed(metadata))
         except ValueError as error:
             raise IndexFormatError(f"{self.path}: the metadata of {identifier!r} is damaged: {error}") from error
+
+
+def _parsed(metadata: str) -> dict[str, Any]:
+    """Metadata as we wrote it: without the white space that ``json.loads`` looks for around it, at half the cost."""
+    value, end = _DECODER.raw_decode(metadata)
+    if end != len(metadata):
+        raise ValueError("something follows it")
+    parsed: dict[str, Any] = value
+    return parsed

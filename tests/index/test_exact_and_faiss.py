@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import InputError
+from safe_retrieval.index import faiss_index
 from safe_retrieval.index.base import VectorIndex
 from safe_retrieval.index.exact import ExactIndex
 from safe_retrieval.index.faiss_index import FaissIndex
@@ -165,3 +167,13 @@ def test_faulty_searches(kind: type[ExactIndex | FaissIndex]) -> None:
         index.search(GOOD * 0.5)
     with pytest.raises(InputError, match="dimension"):
         kind(0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 500])
+def test_one_query_shared_by_threads(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, query = random_unit(count, 8, seed=3), random_unit(1, 8, seed=4)
+    vectors[-1] = vectors[0]  # a tie across the shares
+    alone = filled(FaissIndex, vectors).search(query, 20)
+    monkeypatch.setattr(faiss_index, "_SPLIT_BYTES", 0)
+    monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 3)
+    assert filled(FaissIndex, vectors).search(query, 20) == alone == filled(ExactIndex, vectors).search(query, 20)

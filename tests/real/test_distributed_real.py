@@ -26,11 +26,11 @@ def test_a_worker_is_killed_and_the_index_is_the_same(tmp_path: Path, monkeypatc
     documents = small_corpus(160)
     marker = tmp_path / "died"
     load = partial(DyingEncoder, str(marker), documents[70].content, os.getpid())
-    built = build_with_ray(documents, load, tmp_path / "out", shards=8, workers=2, factory="IVF4,Flat")
+    built = build_with_ray(documents, load, tmp_path / "out", shards=4, workers=2, factory="IVF4,Flat")
     assert int(marker.read_text()) != os.getpid()
     whole = build_index(documents, HashEncoder(), tmp_path / "whole", factory="IVF4,Flat")
     assert [record.sha256 for record in built.files()] == [record.sha256 for record in whole.files()]
-    assert (built.count, built.build.shards) == (160, 8)
+    assert (built.count, built.build.shards) == (160, 4)
     assert verify_index(tmp_path / "out") == []
     with pytest.raises(InputError, match="at least one worker"):
         build_with_ray(documents, load, tmp_path / "none", shards=8, workers=0)
