@@ -23,7 +23,13 @@ from langchain_tests.integration_tests import (
     VectorStoreIntegrationTests,
 )
 
-from langchain_safe_retrieval import LocalChatModel, SafeRetrievalEmbeddings, SafeRetrievalVectorStore, SafeRetriever
+from langchain_safe_retrieval import (
+    LocalChatModel,
+    RefusalGate,
+    SafeRetrievalEmbeddings,
+    SafeRetrievalVectorStore,
+    SafeRetriever,
+)
 from safe_retrieval.audit.probes import ProbeKind, load_probe_set
 from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.errors import EncoderMismatchError
@@ -82,9 +88,9 @@ def ordinary() -> Ordinary:
 def refused(embeddings: SafeRetrievalEmbeddings) -> str:
     """The built-in request that the backbone refuses most surely."""
     requests = [probe.text for probe in load_probe_set().of_kind(ProbeKind.HARMFUL)[::12]]
-    refusals = [embeddings.encode_query(request).refusal or 0.0 for request in requests]
-    assert max(refusals) > 0.75
-    return requests[refusals.index(max(refusals))]
+    surest = max(RefusalGate(embeddings=embeddings).batch(requests), key=lambda verdict: verdict["refusal"])
+    assert surest["flagged"]
+    return surest["query"]
 
 
 class TestEmbeddings(EmbeddingsIntegrationTests):
