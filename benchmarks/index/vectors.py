@@ -42,23 +42,28 @@ def ours(count: int, dimension: int, factory: str, memory: int, folder: str) -> 
                 yield block.reshape(-1, dimension)
 
     with watched_memory() as found:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         write_vectors(Path(folder), parse_factory(factory), dimension, count, blocks, memory=memory)
-        seconds = time.perf_counter() - began
-    return {"seconds": round(seconds, 3), "peak_bytes": found["peak"], "threads": faiss.omp_get_max_threads()}
+        seconds, processor = time.perf_counter() - began, time.process_time() - used
+    return {
+        "seconds": round(seconds, 3),
+        "processor_seconds": round(processor, 3),
+        "peak_bytes": found["peak"],
+        "threads": faiss.omp_get_max_threads(),
+    }
 
 
 def bare(count: int, dimension: int, factory: str, folder: str) -> dict[str, Any]:
     """Train, add and write with FAISS alone."""
     with watched_memory() as found:
         vectors = np.concatenate(list(random_blocks(count, dimension)))
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         index: Any = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
         index.train(vectors)
         index.add(vectors)
         faiss.write_index(index, str(Path(folder) / "bare.faiss"))
-        seconds = time.perf_counter() - began
-    return {"seconds": round(seconds, 3), "peak_bytes": found["peak"]}
+        seconds, processor = time.perf_counter() - began, time.process_time() - used
+    return {"seconds": round(seconds, 3), "processor_seconds": round(processor, 3), "peak_bytes": found["peak"]}
 
 
 def opened(folder: str) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def measure(count: int, dimension: int, *, factory: str, memory: int) -> dict[st
         "vectors": count,
         "ours": mine,
         "faiss": theirs,
-        "time_over_faiss": round(mine["seconds"] / theirs["seconds"], 4),
+        "time_over_faiss": round(mine["processor_seconds"] / theirs["processor_seconds"], 4),
         "memory_bound": memory,
         "within_bound": mine["peak_bytes"] <= memory,
         "flat_index_with_documents_seconds": round(flat, 3),
@@ -121,14 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "vectors.json")
     options = parser.parse_args(arguments)
     source_state()
-    rows = []
+    result: dict[str, Any] = {"benchmark": "ready-made vectors", "dimension": options.dimension, "sizes": []}
     for size in options.sizes:
         lists = min(options.lists, 2 ** (max(size // 39, 1).bit_length() - 1))
-        rows.append(
-            {"factory": f"IVF{lists},Flat"}
-            | measure(size, options.dimension, factory=f"IVF{lists},Flat", memory=int(options.memory * 1e9))
-        )
-    write_result(options.out, {"benchmark": "ready-made vectors", "dimension": options.dimension, "sizes": rows})
+        factory = f"IVF{lists},Flat"
+        figures = measure(size, options.dimension, factory=factory, memory=int(options.memory * 1e9))
+        result["sizes"].append({"factory": factory, **figures})
+        write_result(options.out, result)  # after each size: the largest may take an hour
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.index import build, search, vectors
+from benchmarks.index import build, search, tables, vectors
 from benchmarks.index.measuring import alternated, ratio_of_rounds
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
@@ -53,3 +53,36 @@ def test_sides_take_turns() -> None:
     assert calls == ["a", "b", "b", "a"]
     assert ratio_of_rounds([1.0, 4.0, 3.0], [1.0, 2.0, 2.0]) == 1.5
     assert [len(values) for values in seconds.values()] == [2, 2]
+
+
+def test_the_document_says_what_the_results_say() -> None:
+    assert tables.main(["--check"]) == 0
+
+
+def test_tables_and_picture(tmp_path: Path) -> None:
+    def row(count: int, seconds: float) -> dict[str, object]:
+        return {
+            "factory": "IVF4,Flat",
+            "vectors": count,
+            "ours": {"seconds": seconds, "peak_bytes": 10_000_000},
+            "faiss": {"seconds": 2 * seconds, "peak_bytes": 20_000_000},
+            "time_over_faiss": 0.5,
+            "memory_bound": 1_000_000_000,
+            "opening": {"seconds": 0.01, "resident_share_of_file": 0.02},
+        }
+
+    result = {
+        "dimension": 8,
+        "sizes": [row(1_000, 0.5), row(10_000, 5.0)],
+        "provenance": {"cpu": None, "commit": "abc"},
+    }
+    (tmp_path / "vectors.json").write_text(json.dumps(result))
+    document = tmp_path / "scale.md"
+    document.write_text("a\n<!-- index results -->\nold\n<!-- end of index results -->\nb\n")
+    arguments = ["--results", str(tmp_path), "--document", str(document)]
+    assert tables.main([*arguments, "--check"]) == 1
+    assert tables.main(arguments) == 0
+    assert tables.main([*arguments, "--check"]) == 0
+    assert "| 10,000 | `IVF4,Flat` | 5.0 | 10.0 | 0.50 | 10 | 20 | 10 | 2.0 % of the file |" in document.read_text()
+    assert (tmp_path / tables.PICTURE).read_text().startswith("<svg")
+    assert tables.growth(result) == [pytest.approx(1.0)]

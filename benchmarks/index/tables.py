@@ -1,0 +1,175 @@
+"""Write the measured part of docs/scale.md and its picture from the result files in ``benchmarks/results/index``.
+
+python benchmarks/index/tables.py            # after a benchmark has run
+python benchmarks/index/tables.py --check    # exit code 1 where the document differs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.index.measuring import RESULTS
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "scale.md"
+PICTURE = "images/index-growth.svg"
+_BLOCK = re.compile(r"<!-- index results -->\n.*?<!-- end of index results -->", re.DOTALL)
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 240, 70, 40
+_COLOURS = ("#2a6fb0", "#b05a2a")
+
+Result = Mapping[str, Any]
+
+
+def render(document: str, results: Mapping[str, Result]) -> str:
+    """The document with what ``results``, by name of file, say between its markers."""
+    parts = [
+        section(results[name])
+        for name, section in (("build", build), ("search", search), ("vectors", vectors))
+        if name in results
+    ]
+    block = "\n\n".join(parts) or "*Nothing was measured yet.*"
+    return _BLOCK.sub(lambda _: f"<!-- index results -->\n\n{block}\n\n<!-- end of index results -->", document)
+
+
+def build(result: Result) -> str:
+    """One sentence on building from texts."""
+    return (
+        f"**From texts** ({result['documents']:,} documents, {result['encoder']}): {result['documents_per_second']:,} "
+        f"documents a second; {result['ratio']:.3f} times the time of bare `encode` and `add` (goal {result['goal']}), "
+        f"{len(result['seconds']['ours'])} alternate rounds.\n{_origin(result)}"
+    )
+
+
+def search(result: Result) -> str:
+    """A table of latencies."""
+    lines = [
+        f"**Searching** {result['vectors']:,} vectors of {result['dimension']} dimensions, `{result['factory']}`,",
+        f"documents fetched; medians of milliseconds of processor time with {result['threads']} thread(s). Goal: at most",
+        f"{result['goal_over_faiss']} times bare FAISS, which fetches no documents, and below 1 against LangChain.",
+        "",
+        "| queries | k | bare FAISS | ours | LangChain | ours / FAISS | ours / LangChain |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        times = row["milliseconds"]["processor"]
+        lines.append(
+            f"| {row['queries']} | {row['k']} | {times['faiss']:.2f} | {times['ours']:.2f} | {times['langchain']:.2f} "
+            f"| {row['over_faiss']['processor']:.3f} | {row['over_langchain']['processor']:.3f} |"
+        )
+    return "\n".join([*lines, "", _origin(result)])
+
+
+def vectors(result: Result) -> str:
+    """A table of sizes, and the picture."""
+    lines = [
+        f"**From ready-made vectors** of {result['dimension']} dimensions, into an inverted file and within",
+        f"{result['sizes'][0]['memory_bound'] / 1e9:g} GB; opened memory-mapped, `Flat`, without verification.",
+        "",
+        "| vectors | kind | seconds, ours | bare FAISS | ratio | peak MB, ours | bare FAISS | open, ms | resident |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["sizes"]:
+        ours, bare, opening = row["ours"], row["faiss"], row["opening"]
+        lines.append(
+            f"| {row['vectors']:,} | `{row['factory']}` | {ours['seconds']:.1f} | {bare['seconds']:.1f} "
+            f"| {row['time_over_faiss']:.2f} | {ours['peak_bytes'] / 1e6:,.0f} | {bare['peak_bytes'] / 1e6:,.0f} "
+            f"| {1_000 * opening['seconds']:.0f} | {100 * opening['resident_share_of_file']:.1f} % of the file |"
+        )
+    return "\n".join([*lines, "", f"![time and memory by number of vectors]({PICTURE})", "", _origin(result)])
+
+
+def _origin(result: Result) -> str:
+    source = result["provenance"]
+    return f"<sub>{source['cpu'] or 'an unnamed processor'}; commit {(source['commit'] or 'unknown')[:10]}.</sub>"
+
+
+def picture(result: Result) -> str:
+    """Seconds and bytes by number of vectors, both axes logarithmic; the dashed line grows as the number does."""
+    rows = result["sizes"]
+    panels = [
+        ("seconds", lambda row, side: row[side]["seconds"]),
+        ("peak memory, MB", lambda row, side: max(row[side]["peak_bytes"] / 1e6, 1)),
+    ]
+    body = []
+    for place, (title, value) in enumerate(panels):
+        series = {side: [(row["vectors"], value(row, side)) for row in rows] for side in ("ours", "faiss")}
+        body.append(f'<g transform="translate({place * (_WIDTH + 20)} 0)">{_panel(title, series)}</g>')
+    size = f'viewBox="0 0 {2 * _WIDTH + 20} {_HEIGHT + 20}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12" role="img">'
+        f"<title>Time and memory by number of vectors</title>{''.join(body)}</svg>\n"
+    )
+
+
+def _panel(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    points = [point for line in series.values() for point in line]
+    (left, right), (low, high) = (_range([point[axis] for point in points]) for axis in (0, 1))
+
+    def at(x: float, y: float) -> str:
+        across = (math.log10(x) - left) / (right - left)
+        up = (math.log10(y) - low) / (high - low)
+        return f"{_LEFT + across * (_WIDTH - _LEFT - 10):.1f},{_HEIGHT - _BOTTOM - up * (_HEIGHT - _BOTTOM - 30):.1f}"
+
+    first = series["ours"][0]
+    linear = [first, (points[-1][0], first[1] * points[-1][0] / first[0])]
+    drawn = [f'<text x="{_LEFT}" y="16">{title}</text>', _line(linear, at, "#999999", ' stroke-dasharray="4 4"')]
+    for number, ((name, line), colour) in enumerate(zip(series.items(), _COLOURS, strict=True)):
+        drawn.append(_line(line, at, colour))
+        drawn += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in (at(*p).split(",") for p in line)]
+        drawn.append(f'<text x="{_LEFT + 200 + 80 * number}" y="16" fill="{colour}">{name}</text>')
+    for x, _ in series["ours"]:
+        drawn.append(f'<text x="{at(x, 10**low).split(",")[0]}" y="{_HEIGHT - 20}" text-anchor="middle">{x:,}</text>')
+    for power in range(math.ceil(low), math.floor(high) + 1):
+        y = at(10**left, 10.0**power).split(",")[1]
+        drawn.append(f'<text x="{_LEFT - 8}" y="{y}" text-anchor="end">{10.0**power:g}</text>')
+    return "".join(drawn)
+
+
+def _line(points: Sequence[tuple[float, float]], at: Any, colour: str, more: str = "") -> str:
+    path = " ".join(at(*point) for point in points)
+    return f'<polyline points="{path}" fill="none" stroke="{colour}"{more}/>'
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return low, max(high, low + 1)
+
+
+def growth(result: Result) -> list[float]:
+    """Exponent of our seconds between neighbouring sizes: 1 is linear."""
+    return [
+        math.log(two["ours"]["seconds"] / one["ours"]["seconds"]) / math.log(two["vectors"] / one["vectors"])
+        for one, two in pairwise(result["sizes"])
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; 0 done, 1 the document differs (``--check``)."""
+    parser = argparse.ArgumentParser(description="Write the measured part of docs/scale.md.")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the document differs")
+    options = parser.parse_args(arguments)
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(options.results.glob("*.json"))}
+    wanted = {options.document: render(options.document.read_text("utf-8"), found)}
+    if "vectors" in found:
+        wanted[options.document.parent / PICTURE] = picture(found["vectors"])
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text]
+    for path in stale:
+        if options.check:
+            print(f"{path} is not what the results say; run: python benchmarks/index/tables.py", file=sys.stderr)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[path], encoding="utf-8")
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
