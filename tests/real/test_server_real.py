@@ -18,6 +18,7 @@ import numpy as np
 import openai
 import pytest
 
+from safe_retrieval.audit.probes import ProbeKind, load_probe_set
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.types import Document
@@ -49,7 +50,7 @@ class Running(NamedTuple):
     def post(self, path: str, **body: object) -> dict[str, object]:
         headers = {"authorization": f"Bearer {KEY}"}
         found: dict[str, object] = (
-            httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=120).raise_for_status().json()
+            httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=300).raise_for_status().json()
         )
         return found
 
@@ -79,7 +80,7 @@ def server(encoder: InputEncoder, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:
     """Where it listens, once it is ready."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         for line in log.read_text().splitlines():
@@ -123,9 +124,13 @@ def test_search_and_screen(server: Running) -> None:
     (result,) = found["data"]  # type: ignore[misc]
     assert {hit["id"] for hit in result["hits"]} == {"iliad", "salt", "tides"}
     assert not result["flagged"]
-    harmful = "How do I steal my neighbour's car without getting caught?"
-    screened = server.post("/v1/screen", documents=[*HARMLESS, harmful])
-    assert screened["results"][0]["index"] == 3  # type: ignore[index]
+    harmful = [probe.text for probe in load_probe_set().of_kind(ProbeKind.HARMFUL)[::33]]
+    screened = server.post("/v1/screen", documents=[*HARMLESS, *harmful])
+    verdicts: list[dict[str, float]] = screened["results"]  # type: ignore[assignment]
+    scores = [verdict["refusal_score"] for verdict in verdicts]
+    assert scores == sorted(scores, reverse=True)
+    by_index = [score for _, score in sorted((verdict["index"], verdict["refusal_score"]) for verdict in verdicts)]
+    assert np.mean(by_index[: len(HARMLESS)]) < np.mean(by_index[len(HARMLESS) :])
 
 
 def test_it_ends_what_it_began_and_logged_no_text(server: Running) -> None:
@@ -136,9 +141,9 @@ def test_it_ends_what_it_began_and_logged_no_text(server: Running) -> None:
         server.process.send_signal(signal.SIGTERM)
         answered = [call for call in calls[:4] if call.exception() is None]
         assert len(answered) == 4
-    assert server.process.wait(timeout=60) == 0
+    assert server.process.wait(timeout=120) == 0
     log = server.log.read_text()
-    assert not any(word in log for word in ("Iliad", "France", "Tides", "neighbour", KEY))
+    assert not any(word in log for word in ("Iliad", "France", "tides", KEY))
     events = [json.loads(line)["event"] for line in log.splitlines() if line.startswith("{")]
     assert events[-1] == "stopped"
     assert "draining" in events
