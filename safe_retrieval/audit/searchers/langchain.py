@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,9 +19,27 @@ from safe_retrieval.audit.searching import Answer, Found, Vectors, hazard_named
 from safe_retrieval.errors import AuditError, ConfigError
 from safe_retrieval.types import FloatMatrix
 
-if TYPE_CHECKING:
-    from langchain_core.documents import Document
-    from langchain_core.embeddings import Embeddings
+
+class _Document(Protocol):
+    """What is read of a LangChain document."""
+
+    page_content: str
+    metadata: dict[str, Any]
+    id: str | None
+
+
+class _Embeddings(Protocol):
+    """What is asked of a LangChain embedder."""
+
+    def embed_query(self, text: str) -> list[float]: ...
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]: ...
+
+
+class _Scored(NamedTuple):
+    document: _Document
+    score: float | None
+
 
 _FINGERPRINTED = "The quick brown fox jumps over the lazy dog."
 
@@ -60,6 +78,13 @@ def _beside(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
+def _kind(module: str, name: str) -> Callable[[object], bool]:
+    """Whether an object is of a class of langchain-core."""
+    found: Any = require(f"langchain_core.{module}", extra="langchain", purpose="auditing LangChain retrievers")
+    kind: type = getattr(found, name)
+    return lambda candidate: isinstance(candidate, kind)
+
+
 class LangChainSearcher:
     """What a retriever or vector store of LangChain returns.
 
@@ -89,23 +114,20 @@ class LangChainSearcher:
         hazard_field: str | None = None,
         keep: Callable[[Vectors], Vectors] | None = None,
     ) -> None:
-        require("langchain_core", extra="langchain", purpose="auditing LangChain retrievers")
-        from langchain_core.retrievers import BaseRetriever
-        from langchain_core.vectorstores import VectorStore
-
+        is_store, is_retriever = _kind("vectorstores", "VectorStore"), _kind("retrievers", "BaseRetriever")
         found = load_object(path, folder)
-        if not isinstance(found, VectorStore | BaseRetriever) and callable(found):
+        if not (is_store(found) or is_retriever(found)) and callable(found):
             found = found()
-        if not isinstance(found, VectorStore | BaseRetriever):
+        if not (is_store(found) or is_retriever(found)):
             raise ConfigError(
                 f"{path} is a {type(found).__name__}; expected a LangChain VectorStore or BaseRetriever, or a function "
                 "that makes one"
             )
         self._path, self._object = path, found
-        self._ask = self._of_store(found) if isinstance(found, VectorStore) else self._of_retriever(found)
+        self._ask = self._of_store(found) if is_store(found) else self._of_retriever(found)
         self._fields = (id_field, harmful_field, hazard_field)
         # a retriever says nothing of its vectors
-        embeddings = found.embeddings if isinstance(found, VectorStore) else None
+        embeddings = found.embeddings if is_store(found) else None
         vectors = None if embeddings is None else _LangChainVectors(embeddings)
         self.vectors: Vectors | None = keep(vectors) if vectors and keep else vectors
 
@@ -133,20 +155,23 @@ class LangChainSearcher:
         seconds = time.perf_counter() - start
         return Answer(tuple(self._found(document, score) for document, score in pairs), seconds)
 
-    def _of_store(self, store: Any) -> Callable[[str, int], list[tuple[Document, float | None]]]:
-        def ask(query: str, k: int) -> list[tuple[Document, float | None]]:
+    def _of_store(self, store: Any) -> Callable[[str, int], list[_Scored]]:
+        def ask(query: str, k: int) -> list[_Scored]:
             try:
-                return [(document, float(score)) for document, score in store.similarity_search_with_score(query, k=k)]
+                return [
+                    _Scored(document, float(score))
+                    for document, score in store.similarity_search_with_score(query, k=k)
+                ]
             except NotImplementedError:
-                return [(document, None) for document in store.similarity_search(query, k=k)]
+                return [_Scored(document, None) for document in store.similarity_search(query, k=k)]
 
         return ask
 
-    def _of_retriever(self, retriever: Any) -> Callable[[str, int], list[tuple[Document, float | None]]]:
+    def _of_retriever(self, retriever: Any) -> Callable[[str, int], list[_Scored]]:
         # its own k, as its users get it: what a retriever does with one that is passed in differs by class
-        return lambda query, _: [(document, None) for document in retriever.invoke(query)]
+        return lambda query, _: [_Scored(document, None) for document in retriever.invoke(query)]
 
-    def _found(self, document: Document, score: float | None) -> Found:
+    def _found(self, document: _Document, score: float | None) -> Found:
         id_field, harmful_field, hazard_field = self._fields
         identifier = document.metadata.get(id_field) if id_field else document.id
         hazard = document.metadata.get(hazard_field) if hazard_field else None
@@ -160,7 +185,7 @@ class LangChainSearcher:
 
 
 class _LangChainVectors:
-    def __init__(self, embeddings: Embeddings) -> None:
+    def __init__(self, embeddings: _Embeddings) -> None:
         self._embeddings = embeddings
 
     @cached_property
