@@ -67,8 +67,11 @@ def _latencies(sides: dict[str, Callable[[FloatMatrix], Any]], batches: Sequence
     """
     clock: dict[str, list[float]] = {name: [] for name in sides}
     processor: dict[str, list[float]] = {name: [] for name in sides}
-    for batch in [batches[0], *batches]:  # the first one warms up
-        for name, ask in sides.items():
+    for number, batch in enumerate([batches[0], *batches]):  # the first one warms up
+        names = list(sides)
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:  # nobody is always the first
+            ask = sides[name]
             began, used = time.perf_counter(), time.process_time()
             ask(batch)
             clock[name].append(1_000 * (time.perf_counter() - began))
@@ -101,8 +104,8 @@ def _ratios(found: Latency, other: str) -> dict[str, float]:
 def measure(count: int, dimension: int, *, factory: str, queries: int, ks: Sequence[int]) -> dict[str, Any]:
     """Latencies of all sides for each k, single queries and batches of 64, and ratios."""
     vectors = np.concatenate(list(random_blocks(count, dimension)))
-    asked = np.concatenate(list(random_blocks(max(queries, 128), dimension, seed=1)))
-    batches = {"single": [row[None] for row in asked[:queries]], "batch of 64": np.array_split(asked[:128], 2)}
+    asked = np.concatenate(list(random_blocks(max(queries, 384), dimension, seed=1)))
+    batches = {"single": [row[None] for row in asked[:queries]], "batch of 64": np.array_split(asked[:384], 6)}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "index"

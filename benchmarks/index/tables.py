@@ -41,9 +41,10 @@ def render(document: str, results: Mapping[str, Result]) -> str:
 def build(result: Result) -> str:
     """One sentence on building from texts."""
     return (
-        f"**From texts** ({result['documents']:,} documents, {result['encoder']}): {result['documents_per_second']:,} "
-        f"documents a second; {result['ratio']:.3f} times the time of bare `encode` and `add` (goal {result['goal']}), "
-        f"{len(result['seconds']['ours'])} alternate rounds.\n{_origin(result)}"
+        f"**From texts** ({result['documents']:,} documents, {result['encoder']}, threads: {result['threads']}): "
+        f"{result['documents_per_processor_second']:,} documents a second of processor time; {result['ratio']:.3f} times "
+        f"that of bare `encode` and `add` (goal: at most {result['goal']}), the median of "
+        f"{len(result['processor_seconds']['ours'])} rounds.\n\n{_origin(result)}"
     )
 
 
@@ -51,7 +52,7 @@ def search(result: Result) -> str:
     """A table of latencies."""
     lines = [
         f"**Searching** {result['vectors']:,} vectors of {result['dimension']} dimensions, `{result['factory']}`,",
-        f"documents fetched; medians of milliseconds of processor time with {result['threads']} thread(s). Goal: at most",
+        f"documents fetched; median milliseconds of processor time, threads: {result['threads']}. Goal: at most",
         f"{result['goal_over_faiss']} times bare FAISS, which fetches no documents, and below 1 against LangChain.",
         "",
         "| queries | k | bare FAISS | ours | LangChain | ours / FAISS | ours / LangChain |",
@@ -72,13 +73,13 @@ def vectors(result: Result) -> str:
         f"**From ready-made vectors** of {result['dimension']} dimensions, into an inverted file and within",
         f"{result['sizes'][0]['memory_bound'] / 1e9:g} GB; opened memory-mapped, `Flat`, without verification.",
         "",
-        "| vectors | kind | seconds, ours | bare FAISS | ratio | peak MB, ours | bare FAISS | open, ms | resident |",
+        "| vectors | kind | processor seconds, ours | bare FAISS | ratio | peak MB, ours | bare FAISS | open, ms | resident |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["sizes"]:
         ours, bare, opening = row["ours"], row["faiss"], row["opening"]
         lines.append(
-            f"| {row['vectors']:,} | `{row['factory']}` | {ours['seconds']:.1f} | {bare['seconds']:.1f} "
+            f"| {row['vectors']:,} | `{row['factory']}` | {ours['processor_seconds']:.1f} | {bare['processor_seconds']:.1f} "
             f"| {row['time_over_faiss']:.2f} | {ours['peak_bytes'] / 1e6:,.0f} | {bare['peak_bytes'] / 1e6:,.0f} "
             f"| {1_000 * opening['seconds']:.0f} | {100 * opening['resident_share_of_file']:.1f} % of the file |"
         )
@@ -94,7 +95,7 @@ def picture(result: Result) -> str:
     """Seconds and bytes by number of vectors, both axes logarithmic; the dashed line grows as the number does."""
     rows = result["sizes"]
     panels = [
-        ("seconds", lambda row, side: row[side]["seconds"]),
+        ("seconds of processor time", lambda row, side: row[side]["processor_seconds"]),
         ("peak memory, MB", lambda row, side: max(row[side]["peak_bytes"] / 1e6, 1)),
     ]
     body = []
@@ -143,9 +144,10 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def growth(result: Result) -> list[float]:
-    """Exponent of our seconds between neighbouring sizes: 1 is linear."""
+    """Exponent of our processor time between neighbouring sizes: 1 is linear."""
     return [
-        math.log(two["ours"]["seconds"] / one["ours"]["seconds"]) / math.log(two["vectors"] / one["vectors"])
+        math.log(two["ours"]["processor_seconds"] / one["ours"]["processor_seconds"])
+        / math.log(two["vectors"] / one["vectors"])
         for one, two in pairwise(result["sizes"])
     ]
 
