@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ def build(result: Result) -> str:
     """One sentence on building from texts."""
     return (
         f"**From texts** ({result['documents']:,} documents, {result['encoder']}, threads: {result['threads']}): "
-        f"{result['documents_per_processor_second']:,} documents a second of processor time; {result['ratio']:.3f} times "
-        f"that of bare `encode` and `add` (goal: at most {result['goal']}), the median of "
+        f"{result['documents_per_processor_second']:,} documents a second of processor time; {result['ratio']:.3f} "
+        f"times that of bare `encode` and `add` (goal: at most {result['goal']}), the median of "
         f"{len(result['processor_seconds']['ours'])} rounds.\n\n{_origin(result)}"
     )
 
@@ -70,16 +70,17 @@ def search(result: Result) -> str:
 def vectors(result: Result) -> str:
     """A table of sizes, and the picture."""
     lines = [
-        f"**From ready-made vectors** of {result['dimension']} dimensions, into an inverted file and within",
-        f"{result['sizes'][0]['memory_bound'] / 1e9:g} GB; opened memory-mapped, `Flat`, without verification.",
+        f"**From ready-made vectors** of {result['dimension']} dimensions, into an inverted file, in processor time",
+        f"and within {result['sizes'][0]['memory_bound'] / 1e9:g} GB; opened memory-mapped, `Flat`, without verification.",
         "",
-        "| vectors | kind | processor seconds, ours | bare FAISS | ratio | peak MB, ours | bare FAISS | open, ms | resident |",
+        "| vectors | kind | seconds, ours | bare FAISS | ratio | peak MB, ours | bare FAISS | open, ms | resident |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["sizes"]:
         ours, bare, opening = row["ours"], row["faiss"], row["opening"]
         lines.append(
-            f"| {row['vectors']:,} | `{row['factory']}` | {ours['processor_seconds']:.1f} | {bare['processor_seconds']:.1f} "
+            f"| {row['vectors']:,} | `{row['factory']}` | {ours['processor_seconds']:.1f} "
+            f"| {bare['processor_seconds']:.1f} "
             f"| {row['time_over_faiss']:.2f} | {ours['peak_bytes'] / 1e6:,.0f} | {bare['peak_bytes'] / 1e6:,.0f} "
             f"| {1_000 * opening['seconds']:.0f} | {100 * opening['resident_share_of_file']:.1f} % of the file |"
         )
@@ -94,7 +95,7 @@ def _origin(result: Result) -> str:
 def picture(result: Result) -> str:
     """Seconds and bytes by number of vectors, both axes logarithmic; the dashed line grows as the number does."""
     rows = result["sizes"]
-    panels = [
+    panels: list[tuple[str, Callable[[Any, str], float]]] = [
         ("seconds of processor time", lambda row, side: row[side]["processor_seconds"]),
         ("peak memory, MB", lambda row, side: max(row[side]["peak_bytes"] / 1e6, 1)),
     ]

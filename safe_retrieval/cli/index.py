@@ -180,6 +180,7 @@ def info(
         "dimension": str(manifest.dimension),
         "metric": manifest.metric,
         "kind": manifest.factory,
+        "searched with": "its kind's own rule" if manifest.search is None else index_tune.shown(manifest.search),
         **{f"{side} prompt": repr(prompt) for side, prompt in manifest.encoder.prompts.items() if prompt},
         "size": f"{sum(file.size for file in manifest.files()) / 1e6:,.1f} MB",
         "segments": str(len(manifest.segments)),

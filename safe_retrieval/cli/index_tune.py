@@ -15,6 +15,7 @@ from safe_retrieval.cli._index_options import IndexFolder, Offline, memory_bytes
 
 if TYPE_CHECKING:
     from safe_retrieval.index.searchable import SearchableIndex
+    from safe_retrieval.index.settings import SearchSettings
     from safe_retrieval.index.tuning import Measured
     from safe_retrieval.types import FloatMatrix
 
@@ -61,7 +62,7 @@ def tune(
             out().print(_plot(best, chosen), markup=False, highlight=False)
         if chosen.recall < recall:
             remark(f"nothing that fits reaches recall {recall:g}; {chosen.factory.name} comes nearest")
-        remark(f"chosen: {factory.name}, {_shown(settings)}")
+        remark(f"chosen: {factory.name}, {shown(settings)}")
         if apply:
             index.tune(factory.name, settings)
             remark(f"written: {folder}")
@@ -100,7 +101,8 @@ def _fields(one: Measured) -> dict[str, Any]:
     }
 
 
-def _shown(settings: Any) -> str:
+def shown(settings: SearchSettings) -> str:
+    """Settings of a search in words."""
     named = {name: getattr(settings, name) for name in ("probes", "ef", "refine")}
     return ", ".join(f"{name} {value}" for name, value in named.items() if value) or "no settings"
 
@@ -111,7 +113,7 @@ def _table(best: Sequence[Measured], chosen: Measured) -> Table:
         table.add_row(
             "*" if one == chosen else "",
             one.factory.name,
-            _shown(one.settings),
+            shown(one.settings),
             f"{one.recall:.3f}",
             f"{one.milliseconds:.3g}",
             f"{one.bytes_per_vector:,.0f}",
