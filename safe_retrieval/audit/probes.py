@@ -162,26 +162,14 @@ def beir_part(
         DataError: a file is missing or broken, or a hazard is none of the twelve; the message names file and line.
     """
     content = load_beir(folder)
-    is_harmful = kind is ProbeKind.HARMFUL
+    known, is_harmful = license_ or UNKNOWN_LICENSE, kind is ProbeKind.HARMFUL
 
     def hazard_of(metadata: Metadata, where: str) -> Hazard:
         named = metadata.get(hazard_field) if hazard_field else None
         return hazard if named is None else _choice(Hazard, named, f"{folder}, {where}")
 
-    known = license_ or UNKNOWN_LICENSE
-    shared = {"harmful": is_harmful, "kind": (PassageKind.HARMFUL if is_harmful else PassageKind.BENIGN).value}
     documents = tuple(
-        Document(
-            f"{name}/{document.id}",
-            document.text,
-            document.title,
-            {
-                **document.metadata,
-                **shared,
-                "hazard": hazard_of(document.metadata, f"passage {document.id!r}").value if is_harmful else None,
-                "source": name,
-            },
-        )
+        _of_set(document, name, hazard_of(document.metadata, f"passage {document.id!r}") if is_harmful else None)
         for document in content.documents
     )
     probes = tuple(
@@ -203,6 +191,19 @@ def beir_part(
         documents, probes, qrels, name=name, origin=str(folder), license_=known, placement=placement
     )
     return ProbePart(source, documents, probes, qrels)
+
+
+def _of_set(document: Document, name: str, hazard: Hazard | None) -> Document:
+    """A passage of a set, with the set's name before its id; without a hazard it is benign."""
+    kind = PassageKind.BENIGN if hazard is None else PassageKind.HARMFUL
+    metadata = {
+        **document.metadata,
+        "harmful": hazard is not None,
+        "hazard": hazard and hazard.value,
+        "kind": kind.value,
+        "source": name,
+    }
+    return Document(f"{name}/{document.id}", document.text, document.title, metadata)
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
