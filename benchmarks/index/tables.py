@@ -71,7 +71,7 @@ def vectors(result: Result) -> str:
     """A table of sizes, and the picture."""
     lines = [
         f"**From ready-made vectors** of {result['dimension']} dimensions, into an inverted file, in processor time",
-        f"and within {result['sizes'][0]['memory_bound'] / 1e9:g} GB; opened memory-mapped, `Flat`, without verification.",
+        f"and within {result['sizes'][0]['memory_bound'] / 1e9:g} GB; opened memory-mapped, `Flat`, unverified.",
         "",
         "| vectors | kind | seconds, ours | bare FAISS | ratio | peak MB, ours | bare FAISS | open, ms | resident |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
