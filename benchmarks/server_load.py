@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import sys
@@ -181,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "max_batch": SIDES,
         "seed": options.seed,
         "lanes": compare(served, clients=clients, per_client=per_client, rounds=rounds, seed=options.seed),
+        "load_average": os.getloadavg(),  # how much else the machine did, clients and servers included
         "server_packages": {name: version(name) for name in SERVER_PACKAGES},
         "provenance": provenance({}),
     }

@@ -97,12 +97,15 @@ def open_served(
         AdapterError, ModelError: the adapter or a model cannot be had.
     """
     from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.progress import quiet_loading
     from safe_retrieval.index.folder import load_index  # brings faiss
 
     opened = None if index is None else load_index(index, read_only=True)
     chosen = document_encoder if opened is None else opened.manifest.encoder.name
     loader = ArmLoader(chosen, adapter=adapter, backbone=backbone, offline=offline)
-    pair = loader.paired(arm)
+    with quiet_loading():  # stderr is the log
+        pair = loader.paired(arm)
+        judge = loader.refusal_encoder(arm) if gate.needs_verdict else None
     if opened is not None:
         opened.check_encoder(pair)
     if not isinstance(pair.document, InputEncoder):
@@ -112,7 +115,7 @@ def open_served(
         encoder=pair,
         count_tokens=pair.document.token_counts,
         gate=gate,
-        judge=loader.refusal_encoder(arm) if gate.needs_verdict else None,
+        judge=judge,
         index=opened,
     )
 
