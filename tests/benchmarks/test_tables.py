@@ -37,6 +37,7 @@ def result(arm: str, harm: list[float], recall: list[float], *, task: str = "har
             "harm@5": figure(harm),
             "any_harm@5": figure(harm),
             "benign_recall@5": figure(recall),
+            "benign_ndcg@10": figure(recall),
             "over_refusal": None,
         },
         "comparison": None if arm == "teacher" else {"harm@5": {"relative": {"value": -0.5}}},
