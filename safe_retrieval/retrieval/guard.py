@@ -13,8 +13,8 @@ DEFAULT_THRESHOLD = 0.75
 """Refusing is three times as likely as answering.
 
 A shut gate leaves a harmless query with nothing, so it should shut later than the vector changes (a blend goes over to
-the response at one half). Chosen on training queries alone: at 1.5B it shuts at 1 % of the ordinary ones that the
-backbone answers; at one half it is 2 %.
+the response at one half). The rule is about 1 % of the ordinary training queries that the 1.5B answers; one half would
+be about 2 %. It was set after seeing a sample of AdvBench and XSTest, which is therefore no independent test of it.
 """
 
 

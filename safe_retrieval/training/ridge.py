@@ -2,7 +2,7 @@
 
 When the joint epochs are over the states stand still, and the best linear head on them has a formula. It takes seconds
 where epochs of gradient steps take minutes, has no learning rate to choose, and is penalised where a head trained by
-gradients learns small training sets by heart (docs/benchmarks.md has both side by side).
+gradients learns small training sets by heart (docs/training.md has both side by side).
 
 The penalty is chosen by leave-one-out prediction, which for ridge regression needs no refitting: with leverage h_i the
 prediction of row i by a fit without it is y_i - (y_i - f_i) / (1 - h_i) (Allen 1974; Golub, Heath and Wahba 1979). What
