@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,18 +36,27 @@ def random_blocks(count: int, dimension: int, *, seed: int = 0) -> Iterator[Floa
         yield block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
-def alternated(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of processor time of each side in each round; they take turns to go first.
+class Seconds(NamedTuple):
+    """What work took: on the clock, and of processor time, which other work on the machine hardly changes."""
 
-    With one thread, that is what the clock would show on a machine that has nothing else to do.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    clock: float
+    processor: float
+
+
+def timed(work: Callable[[], Any]) -> Seconds:
+    """Do some work, and say how long it took."""
+    began, used = time.perf_counter(), time.process_time()
+    work()
+    return Seconds(time.perf_counter() - began, time.process_time() - used)
+
+
+def alternated(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Seconds]]:
+    """Seconds of each side in each round; they take turns to go first."""
+    seconds: dict[str, list[Seconds]] = {name: [] for name in sides}
     for number in range(rounds):
         names = list(sides)
         for name in names if number % 2 == 0 else reversed(names):
-            began = time.process_time()
-            sides[name]()
-            seconds[name].append(time.process_time() - began)
+            seconds[name].append(timed(sides[name]))
     return seconds
 
 

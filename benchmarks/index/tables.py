@@ -42,36 +42,39 @@ def build(result: Result) -> str:
     """One sentence on building from texts."""
     return (
         f"**From texts** ({result['documents']:,} documents, {result['encoder']}, threads: {result['threads']}): "
-        f"{result['documents_per_processor_second']:,} documents a second of processor time; {result['ratio']:.3f} "
-        f"times that of bare `encode` and `add` (goal: at most {result['goal']}), the median of "
-        f"{len(result['processor_seconds']['ours'])} rounds.\n\n{_origin(result)}"
+        f"{result['documents_per_second']:,} documents a second, {result['ratio']:.3f} times the time of bare `encode` "
+        f"and `add` (goal: at most {result['goal']}), the median of {len(result['seconds']['ours'])} rounds; in "
+        f"processor time {result['ratio_of_processor_time']:.3f} times.\n\n{_origin(result)}"
     )
 
 
 def search(result: Result) -> str:
     """A table of latencies."""
     lines = [
-        f"**Searching** {result['vectors']:,} vectors of {result['dimension']} dimensions, `{result['factory']}`,",
-        f"documents fetched; median milliseconds of processor time, threads: {result['threads']}. Goal: at most",
-        f"{result['goal_over_faiss']} times bare FAISS, which fetches no documents, and below 1 against LangChain.",
+        f"**Searching** vectors of {result['dimension']} dimensions, `{result['sizes'][0]['factory']}`, documents",
+        f"fetched; median milliseconds, threads: {result['threads']}. Goal: at most {result['goal_over_faiss']} times",
+        "bare FAISS, which fetches no documents, and below 1 against LangChain.",
         "",
-        "| queries | k | bare FAISS | ours | LangChain | ours / FAISS | ours / LangChain |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| vectors | queries | k | bare FAISS | ours | LangChain | ours / FAISS | ours / LangChain |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for row in result["rows"]:
-        times = row["milliseconds"]["processor"]
-        lines.append(
-            f"| {row['queries']} | {row['k']} | {times['faiss']:.2f} | {times['ours']:.2f} | {times['langchain']:.2f} "
-            f"| {row['over_faiss']['processor']:.3f} | {row['over_langchain']['processor']:.3f} |"
-        )
+    for size in result["sizes"]:
+        for row in size["rows"]:
+            times = row["milliseconds"]["clock"]
+            lines.append(
+                f"| {size['vectors']:,} | {row['queries']} | {row['k']} | {times['faiss']:.2f} | {times['ours']:.2f} "
+                f"| {times['langchain']:.2f} | {row['over_faiss']['clock']:.3f} "
+                f"| {row['over_langchain']['clock']:.3f} |"
+            )
     return "\n".join([*lines, "", _origin(result)])
 
 
 def vectors(result: Result) -> str:
     """A table of sizes, and the picture."""
     lines = [
-        f"**From ready-made vectors** of {result['dimension']} dimensions, into an inverted file, in processor time",
-        f"and within {result['sizes'][0]['memory_bound'] / 1e9:g} GB; opened memory-mapped, `Flat`, unverified.",
+        f"**From ready-made vectors** of {result['dimension']} dimensions, into an inverted file, threads:",
+        f"{result['sizes'][0]['ours']['threads']}, within {result['sizes'][0]['memory_bound'] / 1e9:g} GB; opened",
+        "memory-mapped, `Flat`, unverified.",
         "",
         "| vectors | kind | seconds, ours | bare FAISS | ratio | peak MB, ours | bare FAISS | open, ms | resident |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -79,8 +82,7 @@ def vectors(result: Result) -> str:
     for row in result["sizes"]:
         ours, bare, opening = row["ours"], row["faiss"], row["opening"]
         lines.append(
-            f"| {row['vectors']:,} | `{row['factory']}` | {ours['processor_seconds']:.1f} "
-            f"| {bare['processor_seconds']:.1f} "
+            f"| {row['vectors']:,} | `{row['factory']}` | {ours['seconds']:.1f} | {bare['seconds']:.1f} "
             f"| {row['time_over_faiss']:.2f} | {ours['peak_bytes'] / 1e6:,.0f} | {bare['peak_bytes'] / 1e6:,.0f} "
             f"| {1_000 * opening['seconds']:.0f} | {100 * opening['resident_share_of_file']:.1f} % of the file |"
         )
@@ -96,7 +98,7 @@ def picture(result: Result) -> str:
     """Seconds and bytes by number of vectors, both axes logarithmic; the dashed line grows as the number does."""
     rows = result["sizes"]
     panels: list[tuple[str, Callable[[Any, str], float]]] = [
-        ("seconds of processor time", lambda row, side: row[side]["processor_seconds"]),
+        ("seconds", lambda row, side: row[side]["seconds"]),
         ("peak memory, MB", lambda row, side: max(row[side]["peak_bytes"] / 1e6, 1)),
     ]
     body = []
@@ -145,10 +147,9 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def growth(result: Result) -> list[float]:
-    """Exponent of our processor time between neighbouring sizes: 1 is linear."""
+    """Exponent of our time between neighbouring sizes: 1 is linear."""
     return [
-        math.log(two["ours"]["processor_seconds"] / one["ours"]["processor_seconds"])
-        / math.log(two["vectors"] / one["vectors"])
+        math.log(two["ours"]["seconds"] / one["ours"]["seconds"]) / math.log(two["vectors"] / one["vectors"])
         for one, two in pairwise(result["sizes"])
     ]
 

@@ -197,7 +197,7 @@ class DocumentStore:
     def at(self, positions: Sequence[int]) -> list[Document]:
         """The documents at those positions that are there, by rising position."""
         rows = self._select(f"position, {_COLUMNS}", "position", sorted(set(positions)))
-        return [self._document(row[1:]) for row in sorted(rows, key=lambda row: int(row[0]))]
+        return [self._document(row[1:]) for row in sorted(rows)]  # positions are distinct, so nothing else is compared
 
     def matching(self, condition: Condition) -> NDArray[np.bool_]:
         """Which documents fulfil a condition; (n,) bool by position, the caller's own.

@@ -8,8 +8,10 @@ in front of it.
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from safe_retrieval.types import FloatMatrix, FloatVector
 # Lists, levels and the like in a file that we wrote ourselves; a flat index has none.
 _MOST_LOOPS = 1_000_000
 _READING = threading.Lock()
-_SPLIT_BYTES = 1 << 26
-"""Vectors from which starting threads for one query is worth it: 64 MB, some 7 ms of one core."""
+_SPLIT_BYTES = 1 << 23
+"""Vectors from which handing shares of one query to threads is worth it: 8 MB, about half a millisecond of one core."""
 
 
 class FaissIndex(VectorIndex):
@@ -69,12 +71,19 @@ class FaissIndex(VectorIndex):
     def _candidates(
         self, queries: FloatMatrix, count: int, within: Selection | None
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        if within is None and len(queries) == 1 and 4 * self.dimension * len(self) >= _SPLIT_BYTES:
-            faiss: Any = importlib.import_module("faiss")
-            if (threads := faiss.omp_get_max_threads()) > 1:
-                return self._split(queries, count, threads)
         parameters = None if within is None else _selecting(within)
-        scores, positions = self._index.search(queries, count, params=parameters)
+        faiss: Any = importlib.import_module("faiss")
+        threads = faiss.omp_get_max_threads()
+        if len(queries) > 1 or threads == 1:
+            scores, positions = self._index.search(queries, count, params=parameters)
+        elif within is None and 4 * self.dimension * len(self) >= _SPLIT_BYTES:
+            scores, positions = self._split(queries, count, threads)
+        else:
+            faiss.omp_set_num_threads(1)  # of the calling thread; a second one would find nothing to do but spin
+            try:
+                scores, positions = self._index.search(queries, count, params=parameters)
+            finally:
+                faiss.omp_set_num_threads(threads)
         return scores, positions
 
     def _split(self, query: FloatMatrix, count: int, threads: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -92,8 +101,7 @@ class FaissIndex(VectorIndex):
             )
             return scores[0], places[0] + start
 
-        with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(best, starts[:-1], starts[1:]))
+        parts = list(_searchers(threads).map(best, starts[:-1], starts[1:]))
         scores, positions = (np.concatenate(side) for side in zip(*parts, strict=True))
         order = np.argsort(-scores, kind="stable")[:count]
         return scores[order][None], positions[order][None]
@@ -108,6 +116,17 @@ class FaissIndex(VectorIndex):
         """The vectors at (c,) positions; (c, dimension) float32."""
         vectors: FloatMatrix = self._index.reconstruct_batch(positions)
         return vectors
+
+
+@cache
+def _searchers(threads: int) -> ThreadPoolExecutor:
+    """Threads that share one query, each without OpenMP helpers, which would spin against the other threads."""
+    faiss: Any = importlib.import_module("faiss")
+    return ThreadPoolExecutor(threads, "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_searchers.cache_clear)
 
 
 def _selecting(within: Selection) -> Any:

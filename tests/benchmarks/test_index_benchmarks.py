@@ -19,12 +19,13 @@ def test_search(tmp_path: Path) -> None:
     arguments = ["--vectors", "300", "--dimension", "8", "--queries", "3", "--k", "1", "5", "--out", str(out)]
     assert search.main(arguments) == 0
     result = json.loads(out.read_text())
-    assert (result["vectors"], result["factory"]) == (300, "Flat")
-    assert [(row["queries"], row["k"]) for row in result["rows"]] == [
+    (size,) = result["sizes"]
+    assert (size["vectors"], size["factory"]) == (300, "Flat")
+    assert [(row["queries"], row["k"]) for row in size["rows"]] == [
         *(("single", 1), ("single", 5)),
         *(("batch of 64", 1), ("batch of 64", 5)),
     ]
-    for row in result["rows"]:
+    for row in size["rows"]:
         assert set(row["milliseconds"]["clock"]) == {"faiss", "ours", "langchain"}
         assert row["over_faiss"]["processor"] > 0
     assert {"commit", "cpu", "packages"} <= result["provenance"].keys()
@@ -64,8 +65,8 @@ def test_tables_and_picture(tmp_path: Path) -> None:
         return {
             "factory": "IVF4,Flat",
             "vectors": count,
-            "ours": {"processor_seconds": seconds, "peak_bytes": 10_000_000},
-            "faiss": {"processor_seconds": 2 * seconds, "peak_bytes": 20_000_000},
+            "ours": {"seconds": seconds, "threads": 2, "peak_bytes": 10_000_000},
+            "faiss": {"seconds": 2 * seconds, "peak_bytes": 20_000_000},
             "time_over_faiss": 0.5,
             "memory_bound": 1_000_000_000,
             "opening": {"seconds": 0.01, "resident_share_of_file": 0.02},
