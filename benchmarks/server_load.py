@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import statistics
@@ -31,8 +30,9 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 
+from benchmarks.measuring import RESULTS, write_result
 from safe_retrieval.audit.probes import load_probe_set
-from safe_retrieval.audit.provenance import provenance, source_state
+from safe_retrieval.audit.provenance import source_state
 from safe_retrieval.errors import SafeRetrievalError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER, SMALL_BACKBONE
 from safe_retrieval.retrieval.arms import Arm
@@ -43,7 +43,6 @@ from safe_retrieval.server.run import bound, make_server
 from safe_retrieval.server.settings import ServerSettings
 from safe_retrieval.types import GateAction
 
-RESULTS = Path(__file__).parent / "results"
 SIDES = {"one_by_one": 1, "batched": ServerSettings().max_batch}
 """Texts in a pass, by side."""
 SERVER_PACKAGES = ("fastapi", "starlette", "uvicorn", "httpx")
@@ -184,11 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "lanes": compare(served, clients=clients, per_client=per_client, rounds=rounds, seed=options.seed),
         "load_average": os.getloadavg(),  # how much else the machine did, clients and servers included
         "server_packages": {name: version(name) for name in SERVER_PACKAGES},
-        "provenance": provenance({}),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(options.out)
+    write_result(options.out, result)
     return 0
 
 

@@ -10,7 +10,6 @@ The result is one JSON file with what it was measured on; ratios hold between ma
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -20,8 +19,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.measuring import RESULTS, write_result
 from safe_retrieval.audit.probes import load_probe_set
-from safe_retrieval.audit.provenance import provenance, source_state
+from safe_retrieval.audit.provenance import source_state
 from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.encoder.adapter import AdapterShape, ResponseAdapter
 from safe_retrieval.encoder.policy import CAREFUL
@@ -33,7 +33,6 @@ from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.phases import PHASES, Examples, Run, joint_phase
 from safe_retrieval.training.prefix_cache import PrefixCache
 
-RESULTS = Path(__file__).parent / "results"
 _DIMENSION = 384
 _EPOCHS = 3
 _HELD_OUT = 8
@@ -124,11 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "workers": options.workers,
         "seed": 0,
         "settings": rows,
-        "provenance": provenance({}),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(options.out)
+    write_result(options.out, result)
     return 0
 
 

@@ -1,24 +1,21 @@
-"""What the index benchmarks share: random unit vectors, medians of alternate rounds, peak memory, the result file."""
+"""What the index benchmarks share: random unit vectors, processes of their own, memory."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import statistics
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from safe_retrieval.audit.provenance import provenance
+from benchmarks import measuring
 from safe_retrieval.errors import InputError
 from safe_retrieval.types import FloatMatrix
 
-RESULTS = Path(__file__).parent.parent / "results" / "index"
+RESULTS = measuring.RESULTS / "index"
 _BLOCK = 10_000
 _SAMPLING_SECONDS = 0.01
 
@@ -34,35 +31,6 @@ def random_blocks(count: int, dimension: int, *, seed: int = 0) -> Iterator[Floa
         rows = min(_BLOCK, count - start)
         block = topics[rng.integers(0, len(topics), rows)] + rng.standard_normal((rows, dimension), dtype=np.float32)
         yield block / np.linalg.norm(block, axis=1, keepdims=True)
-
-
-class Seconds(NamedTuple):
-    """What work took: on the clock, and of processor time, which other work on the machine hardly changes."""
-
-    clock: float
-    processor: float
-
-
-def timed(work: Callable[[], Any]) -> Seconds:
-    """Do some work, and say how long it took."""
-    began, used = time.perf_counter(), time.process_time()
-    work()
-    return Seconds(time.perf_counter() - began, time.process_time() - used)
-
-
-def alternated(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Seconds]]:
-    """Seconds of each side in each round; they take turns to go first."""
-    seconds: dict[str, list[Seconds]] = {name: [] for name in sides}
-    for number in range(rounds):
-        names = list(sides)
-        for name in names if number % 2 == 0 else reversed(names):
-            seconds[name].append(timed(sides[name]))
-    return seconds
-
-
-def ratio_of_rounds(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median over rounds of ours divided by theirs."""
-    return round(statistics.median(one / two for one, two in zip(ours, theirs, strict=True)), 4)
 
 
 def in_a_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -114,11 +82,3 @@ def watched_memory() -> Iterator[dict[str, int]]:
         found["peak"] = max(found["peak"], resident()["anonymous"] - before)
         done.set()
         thread.join()
-
-
-def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result with where it comes from, and print where it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**result, "provenance": provenance({})}, indent=2)
-    path.write_text(text + "\n", encoding="utf-8")
-    print(path)

@@ -22,7 +22,8 @@ import numpy as np
 from langchain_community.vectorstores import FAISS
 from langchain_core.embeddings import FakeEmbeddings
 
-from benchmarks.index.measuring import RESULTS, random_blocks, timed, write_result
+from benchmarks.index.measuring import RESULTS, random_blocks
+from benchmarks.measuring import timed, write_result
 from safe_retrieval.audit.provenance import source_state
 from safe_retrieval.index.assemble import assemble_index
 from safe_retrieval.index.folder import load_index

@@ -78,7 +78,7 @@ def build(
     ] = None,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of shards to cut documents into.", show_default="512 documents each"),
+        typer.Option(min=1, help="Number of shards to cut documents into.", show_default="2048 documents each"),
     ] = None,
     engine: Annotated[Engine, typer.Option(help="Encode in this process, or in several by Ray.")] = Engine.LOCAL,
     workers: Annotated[int, typer.Option(min=1, help="Processes that encode, with --engine ray.")] = 2,

@@ -38,8 +38,10 @@ from safe_retrieval.index.shards import ShardStore, shard_key
 from safe_retrieval.index.vector_files import VectorFiles, check_memory, write_vectors
 from safe_retrieval.types import Document, Encoder, FloatMatrix
 
-SHARD_SIZE = 512
-"""Documents in a shard: what a stop costs at most, some ten seconds of MiniLM on two cores."""
+SHARD_SIZE = 2_048
+"""Documents in a shard: what a stop costs at most, half a minute of MiniLM on two slow cores.
+
+Texts are sorted by length within a shard. At a quarter of this size, padding cost four per cent of the time."""
 
 DOCUMENTS_NAME = "documents.sqlite"
 """Of the documents of an unfinished build."""

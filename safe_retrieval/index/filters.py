@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -37,6 +38,7 @@ Scalar: TypeAlias = str | int | float | bool | None
 _MOST_CONDITIONS = 400
 _MOST_LEVELS = 40
 _INTEGERS = 2**63
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,8 @@ def _check_leaf(part: object) -> None:
 def _check_value(field: object, value: object) -> None:
     if not isinstance(field, str):
         raise InputError(f"expected the name of a field, got {field!r}")
+    if _SURROGATE.search(field):
+        raise InputError(f"expected the name of a field without lone surrogates, got {field!r}")
     if value is not None and not isinstance(value, str | int | float):
         raise InputError(f"field {field!r}: expected a string, number, boolean or null, got {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):

@@ -88,7 +88,9 @@ class Endpoints:
         if request.k * len(request.query) > MAX_RETURNED:
             message = f"expected at most {MAX_RETURNED:,} hits in all, k times the number of queries; ask for less"
             raise ProblemError(Problem(400, message, "too_many_hits", "k"))
-        done = await self._engine.search(request.query, k=request.k, action=request.gate, threshold=request.threshold)
+        done = await self._engine.search(
+            request.query, k=request.k, action=request.gate, threshold=request.threshold, where=request.where
+        )
         usage = _used(len(request.query), done.tokens)
         judged = [found.retrieval for found in done.found if found.retrieval.refusal is not None]
         self._count(flagged=sum(retrieval.flagged for retrieval in judged), judged=len(judged))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.errors import IndexFolderError, InputError, ModelError
+from safe_retrieval.index.filters import Where
 from safe_retrieval.index.searchable import SearchableIndex
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
@@ -212,7 +213,13 @@ class Engine:
         return encoded.refusal, int(encoded.tokens.sum())
 
     async def search(
-        self, queries: Sequence[str], *, k: int, action: GateAction | None = None, threshold: float | None = None
+        self,
+        queries: Sequence[str],
+        *,
+        k: int,
+        action: GateAction | None = None,
+        threshold: float | None = None,
+        where: Where = None,
     ) -> Searched:
         """Search the index.
 
@@ -221,9 +228,11 @@ class Engine:
             k: most hits for a query.
             action: of the gate; ``None`` takes the server's.
             threshold: of the gate; ``None`` takes the server's.
+            where: what the metadata of a hit must fulfil (:mod:`safe_retrieval.index.filters`).
 
         Raises:
-            InputError: there is no index; the gate asked for is looser than the server's, or has no verdict to go by.
+            InputError: there is no index; the gate asked for is looser than the server's, or has no verdict to go by;
+                or the filter is faulty.
         """
         gate = self._gate(action, threshold)
         if self.served.index is None:
@@ -233,7 +242,7 @@ class Engine:
             encoded = encoded._replace(refusal=refusal)
         else:
             encoded = await self._queries.encode(queries)
-        find = partial(self._find, queries, encoded, k=k, gate=gate)
+        find = partial(self._find, queries, encoded, k=k, gate=gate, where=where)
         found = await asyncio.get_running_loop().run_in_executor(self._searching, find)
         return Searched(found, gate, int(encoded.tokens.sum()))
 
@@ -263,10 +272,12 @@ class Engine:
             raise InputError(_NO_VERDICT)
         return gate
 
-    def _find(self, queries: Sequence[str], encoded: Encoded, *, k: int, gate: RefusalGate) -> list[Found]:
+    def _find(
+        self, queries: Sequence[str], encoded: Encoded, *, k: int, gate: RefusalGate, where: Where
+    ) -> list[Found]:
         retriever = SafeRetriever(self._index(), self.served.encoder, name=self.served.name, gate=gate)
         encoding = QueryEncoding(encoded.vectors, encoded.refusal)
-        retrievals = retriever.retrieve_encoded(encoding, k=k, queries=queries)
+        retrievals = retriever.retrieve_encoded(encoding, k=k, queries=queries, where=where)
         return [Found(retrieval, retriever.documents(retrieval)) for retrieval in retrievals]
 
     def _judged(self, encoder: Encoder, texts: Sequence[str]) -> Encoded:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import InputError
+from safe_retrieval.index.filters import Filter, as_filter
 from safe_retrieval.server.settings import MAX_TEXTS
 from safe_retrieval.types import GateAction
 
@@ -73,6 +74,20 @@ Queries: TypeAlias = Annotated[
 ]
 """A query or a list of 1 to 128."""
 
+
+def _as_where(value: object) -> Filter | None:
+    if value is not None and not isinstance(value, dict):
+        raise InputError("expected an object as a filter")
+    return as_filter(value)
+
+
+Condition: TypeAlias = Annotated[
+    Filter | None,
+    PlainValidator(_as_where),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]}),
+]
+"""What the metadata of a hit must fulfil, as the mapping that :func:`~safe_retrieval.index.filters.as_filter` reads."""
+
 Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 """A probability."""
 
@@ -102,6 +117,9 @@ class SearchRequest(_Request):
     gate: GateAction | None = Field(None, description="Without it, the server's; never a looser one.")
     threshold: Share | None = Field(
         None, description="Refusal probability from which the gate fires; without it, the server's; never a higher one."
+    )
+    where: Condition = Field(
+        None, description='What metadata and words of a hit must fulfil, such as {"year": {"$gte": 1990}}.'
     )
     return_documents: bool = Field(True, description="Whether hits hold title, text and metadata.")
 

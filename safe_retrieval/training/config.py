@@ -93,7 +93,8 @@ class OptimiserSettings(_Settings):
     """AdamW with linear warm-up and cosine decay to zero, and the two phases of a run.
 
     Attributes:
-        epochs: passes over all queries in which tokens and heads are trained together.
+        epochs: passes over all queries in which tokens and heads are trained together; 0.25 is a quarter of one. A
+            ``ridge`` head is fitted on all queries afterwards, whatever the tokens saw.
         head_epochs: passes after that in which only the alignment head is trained, on states that no longer change;
             they cost next to nothing. A ``ridge`` head is solved for instead.
         workers: threads that share a batch, one intra-op thread each; 1 leaves threading to torch.
@@ -105,7 +106,7 @@ class OptimiserSettings(_Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
     batch_size: int = Field(default=64, gt=0)
-    epochs: int = Field(default=3, ge=1)
+    epochs: float = Field(default=3, gt=0, allow_inf_nan=False)
     head_epochs: int = Field(default=30, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     workers: int = Field(default=1, gt=0)

@@ -71,7 +71,7 @@ class _Phase(NamedTuple):
     name: str
     parameters: list[nn.Parameter]
     learning_rate: float
-    epochs: int
+    epochs: float
     workers: int
     loss: Callable[[int, Sequence[int]], tuple[Tensor, Report]]
     evaluate: Callable[[], Evaluation]
@@ -157,7 +157,7 @@ def _optimise(run: Run, phase: _Phase, start: int) -> None:
     settings = run.optimiser
     optimiser = torch.optim.AdamW(phase.parameters, lr=phase.learning_rate, weight_decay=settings.weight_decay)
     steps_an_epoch = _steps_an_epoch(run)
-    total = steps_an_epoch * phase.epochs
+    total = max(1, round(steps_an_epoch * phase.epochs))
     if start:
         run.checkpoints.restore(run.adapter, optimiser)
     patience = _patience(run, phase.name)
@@ -177,7 +177,7 @@ def _optimise(run: Run, phase: _Phase, start: int) -> None:
                 optimiser.step()
                 optimiser.zero_grad()
                 advance(1)
-                ends = batch == steps_an_epoch - 1
+                ends = batch == steps_an_epoch - 1 or step == total - 1
                 if ends:
                     evaluation = phase.evaluate()
                     run.log.write(position, epoch=epoch + 1, held_out=evaluation._asdict())

@@ -135,6 +135,7 @@ def test_sql_means_the_same_for_equal_looking_values(store: DocumentStore) -> No
         ({"a": {"$gt": True}}, "a boolean is no bound"),
         ({"a": float("nan")}, "finite"),
         ({"a": 2**70}, "64 bits"),
+        ({"\ud800": 1}, "without lone surrogates"),
         (Between("a", at_least=1, below="x"), "all numbers or all strings"),
         (Not(All((Equal("a", b"x"),))), "got bytes"),  # type: ignore[arg-type]
         (AnyOf(tuple(Equal("a", number) for number in range(500))), r"at most 400 conditions.*\$in"),

@@ -149,6 +149,14 @@ def test_the_gate_does_what_the_request_asks_for(
     assert first["hits"][0]["document"] is None
 
 
+def test_a_search_among_documents_that_fulfil_a_condition(client: Client, index: SearchableIndex) -> None:
+    where = {"number": {"$lt": 7}, "$words": "violin"}
+    wanted = index.search(HashEncoder().encode_queries(["violin 6"]), 3, where=where)[0]
+    first, second = search(client(served_by(index=index)), where=where).json()["data"]
+    assert [hit["id"] for hit in first["hits"]] == [hit.id for hit in wanted] != []
+    assert all(hit["document"]["metadata"]["number"] < 7 for row in (first, second) for hit in row["hits"])
+
+
 def test_a_request_cannot_open_the_servers_gate(client: Client, index: SearchableIndex) -> None:
     opened = client(served_by(index=index, gate=RefusalGate(GateAction.FLAG, 0.5)))
     assert [row["flagged"] for row in search(opened).json()["data"]] == [False, True]
@@ -180,6 +188,8 @@ def test_a_judge_gives_the_verdict_where_the_queries_have_none(client: Client, i
         ({"query": ["a"] * 129}, "1 to 128"),
         ({"gate": "shut"}, "'allow', 'flag' or 'empty'"),
         ({"threshold": 2}, "less than or equal to 1"),
+        ({"where": "number"}, "expected an object as a filter"),
+        ({"where": {"number": {"$near": 3}}}, "expected one of $eq"),
     ],
 )
 def test_a_wrong_search_says_what_was_expected(

@@ -206,6 +206,17 @@ def test_early_stop_is_remembered(configure: Callable[..., TrainingConfig], monk
     assert {row["epoch"] for row in rows if row["phase"] == "heads" and "held_out" in row} < {*range(1, 6)}
 
 
+def test_a_part_of_an_epoch_trains_the_tokens_and_all_queries_the_head(
+    configure: Callable[..., TrainingConfig],
+) -> None:
+    config = configure(optimiser={"epochs": 0.6}, adapter={"head": "ridge"})
+    train(config, offline=True)
+    joint = [row for row in log_of(config) if row["phase"] == "joint"]
+    assert {row["step"] for row in joint} == set(range(1, round(0.6 * STEPS) + 1))
+    assert [row["step"] for row in joint if "held_out" in row] == [round(0.6 * STEPS)]
+    assert load_adapter(config.out / "adapter").record.training["last_phase"] == "heads"
+
+
 def test_the_head_of_the_best_epoch_is_kept(configure: Callable[..., TrainingConfig]) -> None:
     # At this rate the head soon learns the training queries by heart.
     config = configure(optimiser={"head_epochs": 25, "head_learning_rate": 0.05})
