@@ -78,7 +78,7 @@ def vectors(result: Result) -> str:
         f"{result['sizes'][0]['ours']['threads']}; ours from a stream on the disk, without a bound on memory and",
         f"within {bound}, bare FAISS from an array. Opened memory-mapped, `Flat`, unverified.",
         "",
-        f"| vectors | kind | ours, s | bare, s | ratio | within {bound}, s | peak MB | bare, MB | open, ms | resident |",
+        f"| vectors | kind | ours, s | bare, s | ratio | within {bound}, s | peak MB | bare, MB | open ms | resident |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["sizes"]:
