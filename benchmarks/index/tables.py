@@ -73,8 +73,8 @@ def search(result: Result) -> str:
 def vectors(result: Result) -> str:
     """A table of sizes, and the picture."""
     bound = f"{result['sizes'][0]['memory_bound'] / 1e9:g} GB"
-    columns = ("vectors", "kind", "ours, s", "bare, s", "ratio", f"within {bound}, s", "peak MB", "bare, MB")
-    columns += ("`Flat` with documents, s", "open, ms", "resident")
+    columns = ["vectors", "kind", "ours, s", "bare, s", "ratio", f"within {bound}, s", "peak MB", "bare, MB"]
+    columns += ["`Flat` with documents, s", "open, ms", "resident"]
     lines = [
         f"**From ready-made vectors** of {result['dimension']} dimensions, into an inverted file, threads:",
         f"{result['sizes'][0]['ours']['threads']}; ours from a stream on the disk, without a bound on memory and",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -105,6 +106,7 @@ def build(
     """
     from safe_retrieval.encoder.input import InputEncoder
 
+    began = time.monotonic()
     bound = None if memory is None else memory_bytes(memory)
     options = CorpusOptions(
         corpus=corpus,
@@ -136,7 +138,7 @@ def build(
         _explain(manifest.count, manifest.dimension, bound, deletes=False)
     reused = f", {manifest.build.reused_shards} of {manifest.build.shards} shards taken over"
     remark(
-        f"{manifest.count:,} documents in {manifest.build.seconds:,.1f} s"
+        f"{manifest.count:,} documents in {time.monotonic() - began:,.1f} s"
         f"{reused if manifest.build.reused_shards else ''}: {folder}"
     )
 
@@ -314,7 +316,8 @@ def _rejects(folder: Path, skip_bad: bool) -> Iterator[Rejects | None]:
     with Rejects(folder / REJECTED_NAME) as rejects:
         yield rejects
         if rejects.count:
-            remark(f"{rejects.count:,} bad lines skipped: {rejects.path}")
+            lines = "line" if rejects.count == 1 else "lines"
+            remark(f"{rejects.count:,} bad {lines} skipped: {rejects.path}")
 
 
 @app.command()

@@ -188,7 +188,9 @@ class _Build:
         if count == 0:
             raise DataError("expected a corpus with at least one document, got an empty one")
         factory = self._chosen(count)
-        with writing(self._out, mend=_MEND), vectors_shown(factory, count, self._blocks, show=progress) as blocks:
+        passes = 1 + (not factory.exact and factory.codes != "HNSW") + factory.lossy  # to add, to train, to keep
+        shown = vectors_shown(factory, passes * count, self._blocks, show=progress)
+        with writing(self._out, mend=_MEND), shown as blocks:
             files = write_vectors(self._folder, factory, self._encoder.dimension, count, blocks, memory=self._memory)
         record = BuildRecord(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -261,11 +263,10 @@ def publish_build(
 
 @contextmanager
 def vectors_shown(
-    factory: Factory, count: int, blocks: Callable[[], Iterable[FloatMatrix]], *, show: bool | None
+    factory: Factory, total: int, blocks: Callable[[], Iterable[FloatMatrix]], *, show: bool | None
 ) -> Iterator[Callable[[], Iterator[FloatMatrix]]]:
-    """The same blocks with a progress bar over all the times that they are read: to train, to add, to keep them."""
-    passes = 1 + (not factory.exact and factory.codes != "HNSW") + factory.lossy
-    with progress_bar(passes * count, f"Writing {factory.name}", show=show) as advance:
+    """The same blocks with a progress bar over all the times that they are read, ``total`` vectors altogether."""
+    with progress_bar(total, f"Writing {factory.name}", show=show) as advance:
 
         def watched() -> Iterator[FloatMatrix]:
             for block in blocks():

@@ -7,17 +7,19 @@ one to another; a driver that dies costs nothing that lies on the disk.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safe_retrieval._extras import require
+from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import InputError
 from safe_retrieval.index.factories import FLAT
 from safe_retrieval.index.manifest import IndexManifest
-from safe_retrieval.index.plan import read_plan
+from safe_retrieval.index.plan import BuildPlan
 from safe_retrieval.index.steps import (
     add_shard,
     drop_build,
@@ -45,6 +47,7 @@ def build_with_ray(
     memory: int | None = None,
     batch_size: int = 32,
     resume: bool = True,
+    progress: bool | None = None,
 ) -> IndexManifest:
     """Build an index with several workers; otherwise as :func:`~safe_retrieval.index.builder.build_index`.
 
@@ -59,6 +62,7 @@ def build_with_ray(
         workers: processes that encode, at most.
         gpus: of each worker; a fraction shares one.
         factory, memory, batch_size, resume: as for a build on one machine.
+        progress: whether to show bars on stderr, in place of Ray's own; ``None`` shows them from 500 documents up.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -73,13 +77,26 @@ def build_with_ray(
     if not resume:
         drop_build(out)
     encoder = load_encoder()
-    plan_build(documents, encoder, out, shards=shards, factory=factory, memory=memory, batch_size=batch_size)
+    plan = plan_build(documents, encoder, out, shards=shards, factory=factory, memory=memory, batch_size=batch_size)
+    name = encoder.name
     del encoder
-    with _running(ray, workers):
-        _each(ray, _Embedder, (str(out), load_encoder), missing_shards(out), workers=workers, gpus=gpus)
+    with _running(ray, workers), _quiet(ray):
+        embed = _Work(f"Indexing with {name}", _Embedder, (str(out), load_encoder), workers, gpus)
+        _each(ray, embed, plan, missing_shards(out), show=progress)
         if train_index(out):
-            _each(ray, _Adder, (str(out),), range(len(read_plan(out).shards)), workers=workers, gpus=0)
-    return merge_index(out)
+            add = _Work(f"Adding to {plan.factory}", _Adder, (str(out),), workers)
+            _each(ray, add, plan, range(len(plan.shards)), show=progress)
+    return merge_index(out, progress=progress)
+
+
+class _Work(NamedTuple):
+    """What is done to each shard, by how many workers, each with a share of GPUs."""
+
+    title: str
+    worker: type
+    arguments: tuple[Any, ...]
+    workers: int
+    gpus: float = 0
 
 
 class _Embedder:
@@ -105,23 +122,36 @@ class _Adder:
         return row
 
 
-def _each(
-    ray: Any, worker: type, arguments: tuple[Any, ...], shards: Iterable[int], *, workers: int, gpus: float
-) -> None:
+def _each(ray: Any, work: _Work, plan: BuildPlan, shards: Iterable[int], *, show: bool | None) -> None:
     """Let workers take shard after shard until all are done; Ray Data starts a dead worker and its shard again."""
-    numbers = list(shards)
-    if not numbers:
+    sizes = {number: plan.shards[number].stop - plan.shards[number].start for number in shards}
+    if not sizes:
         return
-    tasks = ray.data.from_items(numbers, override_num_blocks=len(numbers))
+    tasks = ray.data.from_items(list(sizes), override_num_blocks=len(sizes))
     done = tasks.map(
-        worker,
-        fn_constructor_args=arguments,
-        concurrency=(1, min(workers, len(numbers))),
+        work.worker,
+        fn_constructor_args=work.arguments,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(work.workers, len(sizes))),
         num_cpus=1,
-        num_gpus=gpus or None,
+        num_gpus=work.gpus or None,
     )
-    for _ in done.iter_rows():
-        pass
+    with progress_bar(sum(sizes.values()), work.title, show=show) as advance:
+        for row in done.iter_rows():
+            advance(sizes[int(row["item"])])
+
+
+@contextmanager
+def _quiet(ray: Any) -> Iterator[None]:
+    """Keep Ray Data from its own displays, of which there would be several a second."""
+    context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, log.level
+    context.enable_progress_bars = False
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = before[0]
+        log.setLevel(before[1])
 
 
 @contextmanager
@@ -134,7 +164,12 @@ def _running(ray: Any, workers: int) -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init()
     else:
-        ray.init(num_cpus=workers, object_store_memory=_OBJECT_STORE, include_dashboard=False)
+        ray.init(
+            num_cpus=workers,
+            object_store_memory=_OBJECT_STORE,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
     try:
         yield
     finally:

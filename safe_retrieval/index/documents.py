@@ -44,6 +44,8 @@ CREATE TABLE documents (
 );
 {WORDS_SCHEMA}"""
 _DECODER = json.JSONDecoder()
+# Documents in one transaction. The bytes of a file depend on it, so those who append more at once get the same bytes.
+_AT_ONCE = 512
 _COLUMNS = "id, title, text, metadata"
 # SQLite's default bound on parameters was 999 until 3.32.
 _PARAMETERS = 900
@@ -81,6 +83,10 @@ class DocumentWriter:
             DataError: an id is no string, empty, holds a NUL or a lone surrogate, or is there already; or metadata is
                 no JSON. The message names the document.
         """
+        for start in range(0, len(documents), _AT_ONCE):
+            self._append(documents[start : start + _AT_ONCE])
+
+    def _append(self, documents: Sequence[Document]) -> None:
         rows = [
             (self._count + offset, *_row(document, self._count + offset)) for offset, document in enumerate(documents)
         ]

@@ -98,7 +98,7 @@ class BuildRecord:
 
     Attributes:
         created: UTC, ISO 8601.
-        seconds: wall time of the run that finished the build.
+        seconds: wall time of the run that finished the build; of a build in shards, of its last step.
         shards: number of shards that were encoded.
         reused_shards: how many of them an earlier, interrupted run had left.
         shard_size: documents in a shard.

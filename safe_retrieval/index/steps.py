@@ -261,7 +261,9 @@ def merge_index(out: str | Path, *, progress: bool | None = None) -> IndexManife
         factory = parse_factory(plan.factory)
         folder = out / BUILD_FOLDER
         blocks = partial(_vectors, out, plan)
-        with writing(out, mend=_MEND), vectors_shown(factory, plan.count, blocks, show=progress) as shown:
+        passes = 1 if factory.lossy or not factory.lists else 0  # lists are merged from files, not from vectors
+        shows = progress if passes else False
+        with writing(out, mend=_MEND), vectors_shown(factory, passes * plan.count, blocks, show=shows) as shown:
             if factory.lists:
                 path = folder / "vectors.faiss"
                 parts = [_present(out, plan, number) for number in range(len(plan.shards))]

@@ -166,7 +166,7 @@ def test_bad_lines_are_skipped_by_option(corpus: Path, tmp_path: Path) -> None:
     more.write_text('{"_id": "new", "text": "a"}\nnone\n')
     added = CLI.invoke(app, ["add", str(out), str(more), "--skip-bad"])
     assert "1 documents added" in added.stderr
-    assert "1 bad lines skipped" in added.stderr
+    assert "1 bad line skipped" in added.stderr
     assert CLI.invoke(app, ["verify", str(out)]).exit_code == 0
 
 
