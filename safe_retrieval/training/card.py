@@ -61,6 +61,7 @@ def card(record: AdapterRecord, parameters: int, evaluations: Sequence[Mapping[s
         _policy(record),
         _training(record),
         _figures(record),
+        _gate(record),
         _course(evaluations),
         _limits(record),
         _hashes(record),
@@ -154,6 +155,30 @@ def _figures(record: AdapterRecord) -> str:
             "refusal head": record.refusal.method,
             "AUROC of its verdict, cross-validated": _number(record.refusal.held_out_auroc),
         }
+    )
+
+
+def _gate(record: AdapterRecord) -> str:
+    """What the refusal gate would do to the run's own queries, by cross-validation."""
+    shares: Mapping[str, Mapping[str, Any]] = record.training.get("gate") or {}
+    if not shares:
+        return ""
+    sources = list(dict.fromkeys(source for share in shares.values() for source in share["answered_by_source"]))
+    rows = [
+        f"| {threshold} | {_percent(share['refused'])} | {_percent(share['answered'])} | "
+        + " | ".join(_percent(share["answered_by_source"].get(source)) for source in sources)
+        + " |"
+        for threshold, share in shares.items()
+    ]
+    return "\n".join(
+        (
+            "What a gate at these probabilities would hold back, of the queries of this run that the backbone refuses",
+            "and of those that it answers, the latter by source as well; by fits that had not seen the query:",
+            "",
+            f"| threshold | refused | answered | {' | '.join(sources)} |",
+            "|---|---|---|" + "---|" * len(sources),
+            *rows,
+        )
     )
 
 

@@ -10,7 +10,8 @@ work: it learns style.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,12 +32,24 @@ _FREE = 1e6  # C of the calibration alone: two numbers on thousands of rows need
 _LEVEL = 0.002  # AUROC by which the trained head must be better to be worth its weights
 
 
+THRESHOLDS = (0.5, 0.75, 0.9)
+"""Of a gate, for which a run's record says what it would do to the training queries."""
+
+
 class FittedRefusal(NamedTuple):
-    """A calibrated head, which candidate it is, and its AUROC by cross-validation."""
+    """A calibrated head, which candidate it is, and what cross-validation says of it.
+
+    Attributes:
+        head: the head, fitted on all rows.
+        method: which candidate.
+        auroc: of the rows' scores, each by a fit that had not seen its row.
+        probabilities: (n,) float64 in [0, 1], those scores as refusal probabilities.
+    """
 
     head: RefusalHead
     method: str
     auroc: float
+    probabilities: NDArray[np.float64]
 
 
 def fit_refusal(features: RefusalFeatures, refused: NDArray[np.bool_], first_tokens: tuple[int, ...]) -> FittedRefusal:
@@ -59,11 +72,40 @@ def fit_refusal(features: RefusalFeatures, refused: NDArray[np.bool_], first_tok
     head = RefusalHead(state.shape[1], first_tokens)
     if trained.auroc < free.auroc + _LEVEL:
         _fill(head, scale=free.coefficients[0], bias=free.bias)
-        return FittedRefusal(head, "first answer token, calibrated", free.auroc)
+        return FittedRefusal(head, "first answer token, calibrated", free.auroc, free.probabilities)
     scale, weight = trained.coefficients[0], trained.coefficients[1:]
     _fill(head, scale=scale, weight=weight, mean=mean, deviation=deviation, bias=trained.bias)
     method = "first answer token and prompt state, logistic regression, calibrated"
-    return FittedRefusal(head, method, trained.auroc)
+    return FittedRefusal(head, method, trained.auroc, trained.probabilities)
+
+
+def gate_shares(
+    probabilities: NDArray[np.float64], refused: NDArray[np.bool_], sources: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What a gate would hold back, for each of :data:`THRESHOLDS`.
+
+    Args:
+        probabilities: (n,) refusal probabilities of queries, by fits that had not seen them.
+        refused: (n,) whether the backbone's own response refuses.
+        sources: (n,) where each query came from.
+
+    Returns:
+        By threshold: ``refused`` and ``answered``, the shares of either kind that are held back, and
+        ``answered_by_source``, the latter within each source.
+    """
+    origin = np.asarray(sources)
+    shares: dict[str, dict[str, Any]] = {}
+    for threshold in THRESHOLDS:
+        held = probabilities >= threshold
+        by_source = {source: ~refused & (origin == source) for source in sorted(set(sources))}
+        shares[f"{threshold:g}"] = {
+            "refused": round(float(held[refused].mean()), 4),
+            "answered": round(float(held[~refused].mean()), 4),
+            "answered_by_source": {
+                source: round(float(held[rows].mean()), 4) for source, rows in by_source.items() if rows.any()
+            },
+        }
+    return shares
 
 
 def require_both_verdicts(refused: NDArray[np.bool_]) -> None:
@@ -92,18 +134,23 @@ def refusal_tokens(tokenizer: TextTokenizer) -> tuple[int, ...]:
 
 
 class _Logistic(NamedTuple):
-    """Calibrated log-odds ``x @ coefficients + bias``, and the AUROC of the rows outside of their fold's fit."""
+    """Calibrated log-odds ``x @ coefficients + bias``, and of the rows outside of their fold's fit AUROC and
+    probabilities."""
 
     coefficients: NDArray[np.float64]
     bias: float
     auroc: float
+    probabilities: NDArray[np.float64]
 
 
 def _fit(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -> _Logistic:
     scores = _cross_validated(x, y, penalty=penalty)
     slope, shift = _logistic(scores[:, None], y, penalty=_FREE)
     coefficients, bias = _logistic(x, y, penalty=penalty)
-    return _Logistic(slope[0] * coefficients, float(slope[0] * bias + shift), auroc(scores[y], scores[~y]))
+    probabilities = 1 / (1 + np.exp(-(slope[0] * scores + shift)))
+    return _Logistic(
+        slope[0] * coefficients, float(slope[0] * bias + shift), auroc(scores[y], scores[~y]), probabilities
+    )
 
 
 def _logistic(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -> tuple[NDArray[np.float64], float]:

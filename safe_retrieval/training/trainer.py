@@ -47,7 +47,13 @@ from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.phases import HEADS, JOINT, PHASES, Examples, Run, head_phase, joint_phase
 from safe_retrieval.training.prefix_cache import PrefixCache
 from safe_retrieval.training.queries import TrainingQuery, evaluation_texts, read_queries, sample, without
-from safe_retrieval.training.refusal import FittedRefusal, fit_refusal, refusal_tokens, require_both_verdicts
+from safe_retrieval.training.refusal import (
+    FittedRefusal,
+    fit_refusal,
+    gate_shares,
+    refusal_tokens,
+    require_both_verdicts,
+)
 from safe_retrieval.training.responses import Response, answered_responses, generate_responses, sha256_of
 from safe_retrieval.training.teachers import Teacher, load_teacher
 
@@ -244,7 +250,7 @@ def _record(prepared: Prepared, run: Run, refusal: FittedRefusal, *, seconds: fl
         refusal=RefusalRecord(
             first_tokens=refusal.head.first_tokens, method=refusal.method, held_out_auroc=round(refusal.auroc, 4)
         ),
-        training=_training_record(prepared, rows, run, seconds),
+        training={**_training_record(prepared, rows, run, seconds), "gate": _gate_record(prepared, refusal)},
     )
 
 
@@ -268,6 +274,11 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
         "processor": platform.processor() or platform.machine(),
     }
+
+
+def _gate_record(prepared: Prepared, refusal: FittedRefusal) -> dict[str, Any]:
+    rows = [*prepared.training, *prepared.held_out]  # as the head was fitted
+    return gate_shares(refusal.probabilities, np.array([row.refused for row in rows]), [row.source for row in rows])
 
 
 def _evaluation(run: Run) -> dict[str, Any] | None:

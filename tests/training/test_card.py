@@ -24,6 +24,7 @@ TRAINING = {
     "held_out": {"cosine": 0.5678, "own_response": 0.8125, "reconstruction": None},
     "versions": {"torch": "2.0"},
     "kept_apart": True,
+    "gate": {"0.75": {"refused": 0.9, "answered": 0.02, "answered_by_source": {"clinc150": 0.01, "own": 0.021}}},
 }
 
 
@@ -32,6 +33,7 @@ def test_everything_is_from_the_record() -> None:
     text = card(record, 12345)
     for fact in (
         "12,345 parameters",
+        "| 0.75 | 90.0 % | 2.0 % | 1.0 % | 2.1 % |",
         "8,064 unlabelled queries",
         "11.3 % of the responses refuse",
         "No query repeats one that is evaluated on",

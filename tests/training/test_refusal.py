@@ -9,7 +9,7 @@ from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.encoder.adapter import RefusalFeatures
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.metrics.auroc import auroc
-from safe_retrieval.training.refusal import fit_refusal, refusal_tokens, require_both_verdicts
+from safe_retrieval.training.refusal import THRESHOLDS, fit_refusal, gate_shares, refusal_tokens, require_both_verdicts
 from tests.support.tiny_models import tokenizer
 
 WIDTH = 24
@@ -81,3 +81,23 @@ def test_only_whole_words_start_a_refusal() -> None:
     assert text_tokenizer.decode(tokens[:1]) == "I"
     pieces = text_tokenizer.encode_text(["Sorry"], max_tokens=9)[0]
     assert (pieces[0] in tokens) == (len(pieces) == 1)
+
+
+def test_what_a_gate_would_hold_back() -> None:
+    probabilities = np.array([0.95, 0.8, 0.1, 0.6, 0.2, 0.9])
+    refused = np.array([True, True, True, False, False, False])
+    shares = gate_shares(probabilities, refused, ["a", "a", "b", "a", "b", "b"])
+    assert list(shares) == [f"{threshold:g}" for threshold in THRESHOLDS]
+    assert shares["0.75"] == {
+        "refused": pytest.approx(2 / 3, abs=1e-4),
+        "answered": pytest.approx(1 / 3, abs=1e-4),
+        "answered_by_source": {"a": 0.0, "b": 0.5},
+    }
+    assert shares["0.5"]["answered_by_source"] == {"a": 1.0, "b": 0.5}
+
+
+def test_probabilities_of_unseen_rows_are_calibrated() -> None:
+    features, refused = synthetic(3000, seed=0, from_state=True)
+    fitted = fit_refusal(features, refused, (5, 9))
+    assert fitted.probabilities.shape == (3000,)
+    assert fitted.probabilities.mean() == pytest.approx(refused.mean(), abs=0.01)
