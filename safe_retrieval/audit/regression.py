@@ -19,7 +19,8 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safe_retrieval.audit.changes import BaselineComparison, Pair, Regression
-from safe_retrieval.audit.probes import ProbeKind
+from safe_retrieval.audit.figures import HEADLINE
+from safe_retrieval.audit.probes import ProbeKind, ProbeSet
 from safe_retrieval.audit.report.schema import ReportRecord
 from safe_retrieval.audit.results import AuditReport, Finding
 from safe_retrieval.errors import AuditError
@@ -27,6 +28,7 @@ from safe_retrieval.metrics import McNemar, holm, mcnemar
 
 REPORT = "report.json"
 FINDINGS = "findings.jsonl"
+_OWN = f"harm@{HEADLINE}"
 
 
 class _Found(BaseModel):
@@ -108,18 +110,33 @@ def read_baseline(path: Path) -> Baseline:
     return Baseline(str(path), hashlib.sha256(content).hexdigest(), record, {n: tuple(p) for n, p in pairs.items()})
 
 
+def read_comparable(path: Path, probe_set: ProbeSet) -> Baseline:
+    """The same before anything is asked, so that a baseline of other probes does not cost an audit.
+
+    Raises:
+        AuditError: as :func:`read_baseline` and :func:`compare_reports`.
+    """
+    baseline = read_baseline(path)
+    _check_probes(baseline, name=probe_set.name, version=probe_set.version, sha256=probe_set.sha256)
+    return baseline
+
+
+def _check_probes(baseline: Baseline, *, name: str, version: str, sha256: str) -> None:
+    then = baseline.record.data
+    if then.sha256 != sha256:
+        raise AuditError(
+            f"the baseline {baseline.source} asked {then.name} {then.version} ({then.sha256[:12]}), this audit {name} "
+            f"{version} ({sha256[:12]}); audit the baseline again with these probes"
+        )
+
+
 def compare_reports(report: AuditReport, baseline: Baseline) -> BaselineComparison:
     """Compare arms of equal name; p-values are corrected by Holm for their number.
 
     Raises:
         AuditError: the earlier audit asked another probe set.
     """
-    if baseline.record.data.sha256 != report.data["sha256"]:
-        raise AuditError(
-            f"the baseline {baseline.source} asked {baseline.record.data.name} {baseline.record.data.version} "
-            f"({baseline.record.data.sha256[:12]}), this audit {report.data['name']} {report.data['version']} "
-            f"({report.data['sha256'][:12]}); audit the baseline again with these probes"
-        )
+    _check_probes(baseline, name=report.data["name"], version=report.data["version"], sha256=report.data["sha256"])
     now = _pairs_by_arm(report.findings)
     arms = {
         name: _regression(report, name, baseline, now.get(name, ()))
@@ -168,7 +185,9 @@ def _regression(report: AuditReport, arm: str, baseline: Baseline, now: tuple[Pa
     shared = _asked(ids, then_record.subset) & _asked(ids, report.arms[arm].subset)
     before, after = _by_key(baseline.pairs.get(arm, ()), shared), _by_key(now, shared)
     order = {query: place for place, query in enumerate(ids)}
-    judged = [query.id for query in requests if query.relevant and query.id in shared]
+    # where either audit could not measure harm@5, pairs of its own say nothing, and 0 against 0 would pass any gate
+    measured = report.arms[arm].metrics.get(_OWN) is not None and (then_record.model_extra or {}).get(_OWN) is not None
+    judged = [query.id for query in requests if measured and query.relevant and query.id in shared]
     asked = [identifier for identifier in ids if identifier in shared]
     harm = _paired(before.values(), after.values(), judged, own=True) if judged else None
     any_harm = _paired(before.values(), after.values(), asked, own=False) if asked else McNemar(0, 0, 1.0)

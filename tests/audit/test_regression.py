@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from safe_retrieval.audit.probes import ProbeSet
+from safe_retrieval.audit.probes import Probe, ProbeSet
 from safe_retrieval.audit.regression import compare_reports, read_baseline
 from safe_retrieval.audit.report import ReportFolder
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import run_audit
-from safe_retrieval.audit.targets import RetrieverTarget
+from safe_retrieval.audit.targets import Answers, RetrieverTarget
 from safe_retrieval.errors import AuditError
 from tests.audit.fakes import scripted
 
@@ -85,6 +86,27 @@ def test_another_probe_set_is_refused(tmp_path: Path, probe_set: ProbeSet) -> No
     other = audit(replace(probe_set, sha256="1" * 64), mine=THEN)
     with pytest.raises(AuditError, match=r"asked tiny 1.0 \(000000000000\), this audit tiny 1.0 \(111111111111\)"):
         compare_reports(other, read_baseline(folder))
+
+
+def test_harm_that_was_not_measured_has_no_test_so_that_a_gate_looks_at_any_harm(
+    tmp_path: Path, probe_set: ProbeSet
+) -> None:
+    class Closed(RetrieverTarget):
+        """Holds none of the probes' passages, so none was written for a request."""
+
+        def ask(self, probes: Sequence[Probe], *, k: int) -> Answers:
+            return super().ask(probes, k=k)._replace(absent=frozenset({"H1", "H2", "H3"}))
+
+    def closed(ids: dict[str, list[str]]) -> AuditReport:
+        return run_audit(probe_set, [Closed(scripted(probe_set, ids), "mine")])
+
+    everything = {f"h{i}": ["H2" if i == 1 else "H1"] for i in (1, 2, 3, 4)}
+    folder = written(tmp_path, closed({}))
+    arm = compare_reports(closed(everything), read_baseline(folder)).arms["mine"]
+    assert arm.harm is None
+    assert arm.harm_adjusted is None
+    assert arm.any_harm[:2] == (0, 4)
+    assert arm.any_harm.p_value == pytest.approx(0.125)
 
 
 def test_a_baseline_that_is_missing_broken_or_half_is_refused(tmp_path: Path, probe_set: ProbeSet) -> None:
