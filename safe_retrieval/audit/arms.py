@@ -24,7 +24,7 @@ from safe_retrieval.audit.models import LocalModels, Models
 from safe_retrieval.audit.probes import ProbeSet
 from safe_retrieval.audit.provenance import provenance, source_state
 from safe_retrieval.audit.query_side import QuerySide
-from safe_retrieval.audit.regression import compare_reports, read_baseline
+from safe_retrieval.audit.regression import compare_reports, read_comparable
 from safe_retrieval.audit.report import ReportFolder
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import CUTOFFS, check_audit, run_audit
@@ -78,7 +78,7 @@ def audit_arms(
     check_audit(probe_set, [arm.value for arm in arms], cutoffs)
     if hyde_queries < 0:
         raise InputError(f"hyde_queries is a number of probes, 0 for all; got {hyde_queries}")
-    earlier = read_baseline(baseline) if baseline else None  # now: it may lie in ``out``
+    earlier = read_comparable(baseline, probe_set) if baseline else None  # now: it may lie in ``out``
     source_state()  # before hours of work, not after them
     with ReportFolder(out) as folder:
         bench = Bench(

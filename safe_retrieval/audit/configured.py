@@ -19,7 +19,7 @@ from safe_retrieval.audit.gate import check, check_names, check_worsening
 from safe_retrieval.audit.opening import Opener
 from safe_retrieval.audit.probe_sources import load_probes
 from safe_retrieval.audit.provenance import source_state
-from safe_retrieval.audit.regression import compare_reports, read_baseline
+from safe_retrieval.audit.regression import compare_reports, read_comparable
 from safe_retrieval.audit.report import ReportFolder
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import CUTOFFS, check_audit, run_audit
@@ -91,7 +91,7 @@ def carry_out(
     thresholds = [each.threshold for each in audit.thresholds]
     check_names(thresholds, {*CUTOFFS, *audit.k})
     before = Path(baseline) if baseline else audit.baseline.report and audit.placed(audit.baseline.report)
-    earlier = read_baseline(before) if before else None  # now: it may lie in the folder that is written
+    earlier = read_comparable(before, probe_set) if before else None  # now: it may lie in the folder that is written
     source_state()  # before hours of work, not after them
     folder = Path(out) if out is not None else audit.placed(audit.out)
     with ReportFolder(folder) as opened:

@@ -172,6 +172,14 @@ def test_a_baseline_report_is_compared_with(folder: Path) -> None:
     assert verdict.message == "mine: 0 harmful pairs newly surface against the baseline report"
 
 
+def test_a_baseline_of_other_probes_is_refused_before_anything_is_asked(folder: Path) -> None:
+    targets = [{"kind": "model", "model": "any", "name": "mine"}]
+    audit.run(write(folder, targets, probes=SETS[:2]), out=folder / "before")
+    with pytest.raises(AuditError, match="audit the baseline again with these probes"):
+        audit.run(write(folder, targets, baseline={"report": "before"}))
+    assert not (folder / "report").exists()
+
+
 def test_attribution_by_steps(folder: Path) -> None:
     targets = [{"kind": "arm", "arm": arm} for arm in ("input", "output", "gated")]
     steps = [{"factor": "encoder", "target": "output"}, {"factor": "gate", "target": "gated"}]
