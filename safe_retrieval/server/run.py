@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -111,17 +112,30 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def logging_as_json(stream: TextIO) -> Iterator[None]:
-    """Every line of every library goes through the formatter that lets no text of a request through."""
+    """Every line of every library goes through the formatter that lets no text of a request through.
+
+    Warnings too, and what the libraries that are imported by now (torch and transformers among them) would write to
+    the terminal through handlers of their own.
+    """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    root, level = logging.getLogger(), log.level
-    before = root.handlers[:]
+    root, level, shown = logging.getLogger(), log.level, warnings.showwarning
+    known = [each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    before = {each: each.handlers[:] for each in (root, *known)}
+    for each in known:
+        kept = [own for own in each.handlers if not isinstance(own, logging.StreamHandler)]
+        # One that passes its records on would have each line twice.
+        each.handlers[:] = kept if each.propagate or kept == each.handlers else [*kept, handler]
     root.handlers[:] = [handler]
     log.setLevel(logging.INFO)
+    logging.captureWarnings(True)
     try:
         yield
     finally:
-        root.handlers[:] = before
+        if warnings.showwarning is not shown:  # else somebody else captures them
+            logging.captureWarnings(False)
+        for each, handlers in before.items():
+            each.handlers[:] = handlers
         log.setLevel(level)
 
 

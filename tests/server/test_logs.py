@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -69,6 +71,24 @@ def test_of_an_exception_the_log_has_class_and_place() -> None:
     assert asyncios["event"] == "message withheld"
     assert "test_logs.py" in asyncios["at"]
     assert SECRET not in stream.getvalue()
+
+
+@pytest.mark.parametrize("propagate", [False, True])
+def test_what_libraries_would_write_past_the_root_goes_the_same_way(
+    capsys: pytest.CaptureFixture[str], propagate: bool
+) -> None:
+    library = logging.getLogger("a-library")
+    own = logging.StreamHandler(sys.stderr)
+    library.handlers[:], library.propagate = [own], propagate
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with logging_as_json(stream):
+            library.warning("cannot read %s", SECRET)
+            warnings.warn(f"cannot read {SECRET}", stacklevel=1)
+        assert library.handlers == [own]
+    assert [line["logger"] for line in lines_of(stream)] == ["a-library", "py.warnings"]
+    assert SECRET not in stream.getvalue() + capsys.readouterr().err
 
 
 def test_logging_is_put_back(capsys: pytest.CaptureFixture[str]) -> None:
