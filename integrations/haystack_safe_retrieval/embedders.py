@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,9 @@ from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.retrieval.arms import Arm, ArmLoader, arm_from
 from safe_retrieval.types import Encoder
+
+_LOADING = threading.Lock()
+"""Runs that come at once, each in a thread, load once; a component's own lock would keep it from being copied."""
 
 
 @component
@@ -116,16 +120,17 @@ class SafeTextEmbedder:
         return found
 
     def _loaded(self) -> Encoder:
-        if self._encoder is None:
-            loader = ArmLoader(
-                self.document_encoder,
-                adapter=self.adapter,
-                backbone=self.backbone,
-                offline=self.offline,
-                policy=self.policy,
-            )
-            self._encoder = loader.paired(arm_from(self.arm))
-        return self._encoder
+        with _LOADING:
+            if self._encoder is None:
+                loader = ArmLoader(
+                    self.document_encoder,
+                    adapter=self.adapter,
+                    backbone=self.backbone,
+                    offline=self.offline,
+                    policy=self.policy,
+                )
+                self._encoder = loader.paired(arm_from(self.arm))
+            return self._encoder
 
 
 @component
@@ -225,8 +230,9 @@ class SafeDocumentEmbedder:
         return f"{self.prefix}{self.embedding_separator.join(parts)}{self.suffix}"
 
     def _loaded(self) -> Encoder:
-        if self._encoder is None:
-            from safe_retrieval.encoder.input import InputEncoder
+        with _LOADING:
+            if self._encoder is None:
+                from safe_retrieval.encoder.input import InputEncoder
 
-            self._encoder = InputEncoder.load(self.document_encoder, offline=self.offline)
-        return self._encoder
+                self._encoder = InputEncoder.load(self.document_encoder, offline=self.offline)
+            return self._encoder

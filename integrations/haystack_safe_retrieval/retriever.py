@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 from haystack import Document, component, default_from_dict, default_to_dict
@@ -14,6 +15,9 @@ from safe_retrieval.retrieval.arms import Arm, arm_from
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
 from safe_retrieval.retrieval.retriever import SafeRetriever
 from safe_retrieval.types import GateAction
+
+_OPENING = threading.Lock()
+"""Runs that come at once, each in a thread, open it once; a component's own lock would keep it from being copied."""
 
 
 @component
@@ -134,18 +138,19 @@ class SafeIndexRetriever:
         return found
 
     def _opened(self) -> SafeRetriever:
-        if self._retriever is None:
-            self._retriever = SafeRetriever.open(
-                self.index_path,
-                arm=self.arm,
-                gate=self.gate,
-                threshold=self.threshold,
-                adapter=self.adapter,
-                backbone=self.backbone,
-                policy=self.policy,
-                offline=self.offline,
-            )
-        return self._retriever
+        with _OPENING:
+            if self._retriever is None:
+                self._retriever = SafeRetriever.open(
+                    self.index_path,
+                    arm=self.arm,
+                    gate=self.gate,
+                    threshold=self.threshold,
+                    adapter=self.adapter,
+                    backbone=self.backbone,
+                    policy=self.policy,
+                    offline=self.offline,
+                )
+            return self._retriever
 
 
 def _gate(choice: str) -> GateAction:

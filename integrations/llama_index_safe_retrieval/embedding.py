@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,10 @@ from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
+
+_LOADING = threading.Lock()
+"""LlamaIndex asks for several batches at once, each in a thread, and from Python 3.12 on each of them could load the
+models: ``cached_property`` has no lock any more. One of the object's own would keep it from being copied."""
 
 
 class SafeRetrievalEmbedding(BaseEmbedding):
@@ -66,8 +71,12 @@ class SafeRetrievalEmbedding(BaseEmbedding):
         )
         return loader.paired(self.arm)
 
+    def _loaded(self) -> PairedEncoder:
+        with _LOADING:
+            return self.pair
+
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._rows(self.pair.encode_queries([query], progress=False))[0]
+        return self._rows(self._loaded().encode_queries([query], progress=False))[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return await asyncio.to_thread(self._get_query_embedding, query)
@@ -79,7 +88,7 @@ class SafeRetrievalEmbedding(BaseEmbedding):
         return await asyncio.to_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._rows(self.pair.encode_documents(texts, batch_size=self.embed_batch_size, progress=False))
+        return self._rows(self._loaded().encode_documents(texts, batch_size=self.embed_batch_size, progress=False))
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)

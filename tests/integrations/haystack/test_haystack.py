@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from haystack_safe_retrieval import SafeDocumentEmbedder, SafeIndexRetriever, Sa
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.errors import InputError
+from safe_retrieval.retrieval.arms import ArmLoader
+from safe_retrieval.retrieval.retriever import SafeRetriever
 from tests.integrations.stand_ins import DOCUMENTS, HARMLESS, REFUSED, build, install
 from tests.support.tiny_pair import TinyPair
 
@@ -158,6 +162,30 @@ async def test_the_retriever_asynchronously(monkeypatch: pytest.MonkeyPatch, tmp
     install(monkeypatch)
     retriever = SafeIndexRetriever(str(build(tmp_path / "index")))
     assert await retriever.run_async(HARMLESS, top_k=2) == retriever.run(HARMLESS, top_k=2)
+
+
+async def test_runs_at_once_load_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch)
+    loads: list[str] = []
+
+    def slowly(load: Any, name: str) -> Any:
+        def loading(*arguments: Any, **settings: Any) -> Any:
+            loads.append(name)
+            time.sleep(0.05)
+            return load(*arguments, **settings)
+
+        return loading
+
+    monkeypatch.setattr(ArmLoader, "paired", slowly(ArmLoader.paired, "pair"))
+    monkeypatch.setattr(InputEncoder, "load", slowly(InputEncoder.load, "documents"))
+    monkeypatch.setattr(SafeRetriever, "open", slowly(SafeRetriever.open, "index"))
+    asks, stores = SafeTextEmbedder(), SafeDocumentEmbedder()
+    retriever = SafeIndexRetriever(str(build(tmp_path / "index")), gate="flag")
+    await asyncio.gather(*(run for _ in range(3) for run in (asks.run_async("a"), stores.run_async(documents()))))
+    assert sorted(loads) == ["documents", "pair"]
+    loads.clear()
+    await asyncio.gather(*(retriever.run_async(HARMLESS) for _ in range(3)))
+    assert loads.count("index") == 1
 
 
 @pytest.mark.parametrize(

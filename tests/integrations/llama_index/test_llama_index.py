@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter,
 
 from llama_index_safe_retrieval import SafeRetrievalEmbedding, SafeRetrievalRetriever
 from safe_retrieval.encoder.input import InputEncoder
+from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.errors import InputError
+from safe_retrieval.retrieval.arms import Arm, ArmLoader
 from tests.integrations.stand_ins import DOCUMENTS, HARMLESS, REFUSED, build, install
 from tests.support.encoders import HashEncoder
 from tests.support.tiny_pair import TinyPair
@@ -46,6 +49,21 @@ async def test_the_asynchronous_methods_say_the_same(monkeypatch: pytest.MonkeyP
     assert await embedding.aget_text_embedding("copper") == embedding.get_text_embedding("copper")
     texts = [document.text for document in DOCUMENTS]
     assert await embedding.aget_text_embedding_batch(texts) == embedding.get_text_embedding_batch(texts)
+
+
+async def test_batches_at_once_load_the_models_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    load, loads = ArmLoader.paired, []
+
+    def slowly(loader: ArmLoader, arm: Arm) -> PairedEncoder:
+        loads.append(arm)
+        time.sleep(0.05)
+        return load(loader, arm)
+
+    monkeypatch.setattr(ArmLoader, "paired", slowly)
+    embedding = SafeRetrievalEmbedding(embed_batch_size=1)
+    assert len(await embedding.aget_text_embedding_batch(["a", "b", "c"])) == 3
+    assert len(loads) == 1
 
 
 def test_everything_that_the_base_class_leaves_open_is_there() -> None:
