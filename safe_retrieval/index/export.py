@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def export_parquet(index: SearchableIndex, path: str | Path, *, vectors: bool = 
     with _aside(Path(path)) as partial, parquet.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         blocks = frozen.blocks()
         for first in blocks:
-            group = [first, *(block for block, _ in zip(blocks, range(_GROUP_BLOCKS - 1), strict=False))]
+            group = [first, *islice(blocks, _GROUP_BLOCKS - 1)]
             batches = [_batch(block, schema, vectors=vectors) for block in group]
             writer.write_table(pyarrow.Table.from_batches(batches, schema))
             count += sum(len(block.documents) for block in group)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from safe_retrieval.errors import DataError, EncoderMismatchError, IndexFolderError, IndexFormatError, InputError
-from safe_retrieval.index import assemble
+from safe_retrieval.index import assemble, export, segments
 from safe_retrieval.index.assemble import Duplicates, assemble_index, merge_indexes
 from safe_retrieval.index.builder import build_index, encoder_record
 from safe_retrieval.index.corpus import Fields, read_corpus
@@ -90,6 +90,17 @@ def test_parquet_round_trip_bit_for_bit(tmp_path: Path) -> None:
     assert (checked.agreement.sample, checked.agreement.least) == (len(LEFT), pytest.approx(1))
     with pytest.raises(EncoderMismatchError, match="speaks another space"):
         import_parquet(tmp_path / "deep" / "out.parquet", tmp_path / "x", encoder=HashEncoder(space="elsewhere"))
+
+
+def test_parquet_of_many_row_groups_holds_every_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = changed_index(tmp_path / "index")
+    monkeypatch.setattr(segments, "_BLOCK_DOCUMENTS", 3)
+    monkeypatch.setattr(export, "_GROUP_BLOCKS", 2)
+    with load_index(source) as index:
+        assert export_parquet(index, tmp_path / "out.parquet") == len(LEFT)
+    assert parquet.read_metadata(tmp_path / "out.parquet").num_row_groups > 5
+    import_parquet(tmp_path / "out.parquet", tmp_path / "again")
+    assert contents(tmp_path / "again")[0] == LEFT
 
 
 def test_parquet_without_vectors_is_a_corpus(tmp_path: Path) -> None:
