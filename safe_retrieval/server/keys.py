@@ -24,6 +24,7 @@ DEFAULT_LABEL = "key"
 
 _LINE = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})(?:\s+(?P<label>[\w.@-]{1,64}))?")
 _LABEL = re.compile(r"[\w.@-]{1,64}")
+_VISIBLE = re.compile(r"[!-~]*")
 
 
 class StoredKey(NamedTuple):
@@ -78,8 +79,11 @@ class KeyRing:
         """The ring of one key in plain text, as an environment variable holds it.
 
         Raises:
-            InputError: the key is shorter than 20 characters.
+            InputError: the key is shorter than 20 characters, or has others than visible ASCII, which no header could
+                bring back as they are: a line's end that came along would shut everybody out.
         """
+        if not _VISIBLE.fullmatch(key):
+            raise InputError("expected an API key of visible ASCII characters, without white space around it")
         if len(key) < SHORTEST:
             raise InputError(f"expected an API key of at least {SHORTEST} characters, got {len(key)}")
         return cls([StoredKey(_digest(key), label)])

@@ -62,6 +62,10 @@ def test_every_key_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
 def test_what_cannot_be_a_key_or_a_label(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 20"):
         KeyRing.of("short")
+    for key in (f"{KEY}\n", f" {KEY}", f"{KEY}\N{LATIN SMALL LETTER E WITH ACUTE}"):
+        with pytest.raises(InputError, match="visible ASCII") as caught:
+            KeyRing.of(key)
+        assert KEY not in str(caught.value)
     with pytest.raises(InputError, match="label"):
         add_key(tmp_path / "keys.txt", "two words")
     with pytest.raises(InputError, match="cannot be written"):
