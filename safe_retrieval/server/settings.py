@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from dataclasses import dataclass, fields
 
 from safe_retrieval.errors import InputError
@@ -27,7 +28,7 @@ class ServerSettings:
         drain_timeout: seconds that requests in progress have to end once the server was told to stop.
 
     Raises:
-        InputError: a limit is not above 0 (``batch_wait`` may be 0).
+        InputError: a limit is not a finite number above 0 (``batch_wait`` may be 0).
     """
 
     max_batch: int = 32
@@ -43,8 +44,8 @@ class ServerSettings:
         for limit in fields(self):
             value = getattr(self, limit.name)
             lowest_is_fine = limit.name == "batch_wait" and value == 0
-            if not (value > 0 or lowest_is_fine):  # NaN fails too
-                raise InputError(f"expected {limit.name} above 0, got {value}")
+            if not (0 < value < math.inf or lowest_is_fine):  # NaN fails too
+                raise InputError(f"expected {limit.name} above 0 and finite, got {value}")
 
 
 def is_loopback(host: str) -> bool:

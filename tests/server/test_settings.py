@@ -27,8 +27,17 @@ def test_any_other_address_does(host: str) -> None:
     check_exposure(host, has_keys=True)
 
 
-@pytest.mark.parametrize("changes", [{"max_batch": 0}, {"timeout": -1}, {"timeout": float("nan")}, {"batch_wait": -1}])
-def test_limits_are_above_zero(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_batch": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"batch_wait": -1},
+        {"drain_timeout": float("inf")},
+    ],
+)
+def test_limits_are_finite_and_above_zero(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(changes))):
         ServerSettings(**changes)
 
