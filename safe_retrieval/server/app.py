@@ -24,7 +24,7 @@ from safe_retrieval.server.engine import Engine, Served
 from safe_retrieval.server.keys import KeyRing
 from safe_retrieval.server.metrics import Metrics
 from safe_retrieval.server.observing import Observing, current_request
-from safe_retrieval.server.problems import SERVER_FAILED, Problem, ProblemError, of_input, of_validation
+from safe_retrieval.server.problems import NO_JSON, SERVER_FAILED, Problem, ProblemError, of_input, of_validation
 from safe_retrieval.server.schemas import (
     EmbeddingsResponse,
     ErrorBody,
@@ -107,7 +107,7 @@ def _add_routes(app: Any, endpoints: Endpoints, metrics: Metrics, *, with_keys: 
     add("POST", "/v1/search", endpoints.search, SearchResponse)
     add("POST", "/v1/screen", endpoints.screen, ScreenResponse)
     add("GET", "/v1/models", endpoints.models, ModelList)
-    add("GET", "/v1/models/{name}", endpoints.model, Model)
+    add("GET", "/v1/models/{name:path}", endpoints.model, Model)
     add("GET", "/healthz", endpoints.healthz, Health, open_to_all=True)
     add("GET", "/readyz", endpoints.readyz, Health, open_to_all=True)
     app.add_api_route(
@@ -140,6 +140,8 @@ def _add_problems(app: Any) -> None:
         return respond(of_validation(error.errors()))
 
     async def of_http(_: Any, error: Any) -> Any:
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # too deep, too long a number: what the parser gives up on
+            return respond(NO_JSON)
         phrase = HTTPStatus(error.status_code).phrase
         problem = Problem(error.status_code, phrase.lower(), phrase.lower().replace(" ", "_"))
         return respond(problem, error.headers)

@@ -79,6 +79,8 @@ SERVER_FAILED = Problem(
 )
 """The message tells nothing of the inside; the log does."""
 
+NO_JSON = Problem(400, "expected the body to be one JSON object; it cannot be read as JSON", "invalid_json")
+
 
 def of_input(error: InputError) -> Problem:
     """An argument that the package refuses is the caller's."""
@@ -89,7 +91,7 @@ def of_validation(errors: list[Any]) -> Problem:
     """The first thing that is wrong with a body, from pydantic's list; values that were sent are not repeated."""
     first = errors[0]
     if first["type"] == "json_invalid":
-        return Problem(400, "expected the body to be one JSON object; it cannot be read as JSON", "invalid_json")
+        return NO_JSON
     where = [str(part) for part in first["loc"][1:]]
     param = ".".join(where) or None
     reason = first.get("ctx", {}).get("error") or first["msg"]  # our own errors without pydantic's "Value error, "
