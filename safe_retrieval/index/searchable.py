@@ -59,6 +59,7 @@ class SearchableIndex:
         self._opening = opening
         self._lock_seconds = lock_seconds
         self._one_change = threading.Lock()
+        self._one_step = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -350,13 +351,16 @@ class SearchableIndex:
             EncoderMismatchError: the index was built anew with another encoder.
             IndexFormatError: a file is missing or damaged; the object stays at the state that it has.
         """
-        before = self._snapshot
-        after = Snapshot.open_newest(self.path, self._opening, before=before)
-        if after.manifest == before.manifest:
-            return False
-        self._refuse_other_space(after.manifest)
-        self._current = after
-        return True
+        while True:
+            before = self._snapshot
+            after = Snapshot.open_newest(self.path, self._opening, before=before)
+            if after.manifest == before.manifest:
+                return False
+            self._refuse_other_space(after.manifest)
+            with self._one_step:  # never back: another thread may have gone on to a newer state while this one opened
+                if self._current is before:
+                    self._current = after
+                    return True
 
     @contextmanager
     def _changing(self) -> Iterator[Snapshot]:
@@ -370,7 +374,9 @@ class SearchableIndex:
     def _adopt(self, manifest: IndexManifest) -> None:
         """Go on to a state that was just written here, so its hashes are known to be right."""
         opening = self._opening._replace(verify=False)
-        self._current = Snapshot.open(self.path, manifest, opening, before=self._snapshot)
+        after = Snapshot.open(self.path, manifest, opening, before=self._snapshot)
+        with self._one_step:
+            self._current = after
 
     def _checked(self, documents: Sequence[Document], vectors: FloatMatrix) -> Block:
         checked = list(documents)

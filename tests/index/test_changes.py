@@ -35,6 +35,7 @@ from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.exact import ExactIndex
 from safe_retrieval.index.folder import SearchableIndex, create_index, load_index, verify_index
 from safe_retrieval.index.manifest import IndexManifest, read_manifest
+from safe_retrieval.index.segments import Snapshot
 from safe_retrieval.types import Document, FloatMatrix
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
@@ -226,6 +227,23 @@ def test_two_writers_see_each_other(folder: Path) -> None:
         assert one.refresh()
         assert not one.refresh()
         same_as(one, DOCUMENTS[1:20])
+
+
+def test_a_slow_refresh_does_not_go_back_behind_a_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with load_index(folder) as index, load_index(folder) as other:
+        other.add(DOCUMENTS[20:21], vectors_of(DOCUMENTS[20:21]))
+        open_newest, waiting = Snapshot.open_newest, [True]
+
+        def slowly(*given: Any, **named: Any) -> Snapshot:
+            opened = open_newest(*given, **named)
+            if waiting and waiting.pop():  # what another thread does while this one opens files
+                index.add(DOCUMENTS[21:22], vectors_of(DOCUMENTS[21:22]))
+                index.compact()
+            return opened
+
+        monkeypatch.setattr(Snapshot, "open_newest", slowly)
+        index.refresh()
+        same_as(index, DOCUMENTS[:22])
 
 
 def test_another_process_that_writes_is_waited_for_and_then_named(folder: Path) -> None:
