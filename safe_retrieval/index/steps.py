@@ -354,8 +354,12 @@ def _trained(out: Path, plan: BuildPlan) -> Path:
 
 
 def _part(out: Path, plan: BuildPlan, number: int) -> Path:
-    """Under a name that says of which trained index it is a part."""
-    digest = file_sha256(_trained(out, plan))[:16]
+    """Under a name that says of which trained index it is a part, and of which vectors.
+
+    The trained index alone would not do: documents that are not in its sample may change, and it stays the same.
+    """
+    made_of = f"{file_sha256(_trained(out, plan))} {plan.shards[number].key}"
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     return out / BUILD_FOLDER / "parts" / f"{digest}-{number:06d}.faiss"
 
 

@@ -23,6 +23,7 @@ from safe_retrieval.index.steps import (
     shard_number,
     train_index,
 )
+from safe_retrieval.types import Document
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
 
@@ -81,6 +82,23 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
         embed_shard(out, 2, HashEncoder())
     plan_build(small_corpus(150), HashEncoder(), out, shards=2)  # another corpus: nothing of the old one counts
     assert missing_shards(out) == [0, 1]
+
+
+def test_a_changed_document_is_no_part_of_the_old_build(tmp_path: Path) -> None:
+    """Also where the trained index stays the same, because the document is not in its sample of 1,024."""
+    documents, out = small_corpus(1_600), tmp_path / "out"
+    other = [*documents[:2], Document("d2", "something else altogether"), *documents[3:]]
+    for corpus in (documents, other):
+        plan_build(corpus, HashEncoder(), out, shards=2, factory="IVF4,Flat")
+        for number in range(2):
+            embed_shard(out, number, HashEncoder())
+        train_index(out)
+        for number in range(2):
+            add_shard(out, number)
+    assert len({path.read_bytes() for path in (out / BUILD_FOLDER).glob("*-trained.faiss")}) == 1
+    merge_index(out)
+    with load_index(out) as index:
+        assert index.get_vectors(["d2"]) == pytest.approx(HashEncoder().encode_documents([other[2].content]))
 
 
 def test_plans_that_cannot_be(tmp_path: Path) -> None:
