@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from safe_retrieval._extras import require
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import InputError
-from safe_retrieval.index.factories import FLAT
+from safe_retrieval.index.factories import FLAT, parse_factory
 from safe_retrieval.index.manifest import IndexManifest
 from safe_retrieval.index.plan import BuildPlan
 from safe_retrieval.index.steps import (
@@ -83,7 +83,8 @@ def build_with_ray(
     with _running(ray, workers), _quiet(ray):
         embed = _Work(f"Indexing with {name}", _Embedder, (str(out), load_encoder), workers, gpus)
         _each(ray, embed, plan, missing_shards(out), show=progress)
-        if train_index(out):
+        train_index(out)
+        if parse_factory(plan.factory).lists:  # also where an earlier driver died between training and adding
             add = _Work(f"Adding to {plan.factory}", _Adder, (str(out),), workers)
             _each(ray, add, plan, range(len(plan.shards)), show=progress)
     return merge_index(out, progress=progress)
