@@ -67,7 +67,7 @@ class SafeRetriever(BaseRetriever):
 
     Documents come with ``score`` (cosine; fused ranks in a hybrid; ``None`` where a store does not say), ``refusal``
     (probability, or ``None``) and ``flagged`` in their metadata. Give ``k``, ``filter`` or ``score_threshold`` to
-    ``invoke`` to change them for one query.
+    ``invoke`` to change them for one query. Who asks, whom, and what a refusal does cannot be changed afterwards.
 
     Raises:
         ValueError: a setting is not what it should be (pydantic's ``ValidationError``).
@@ -78,17 +78,23 @@ class SafeRetriever(BaseRetriever):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    index_path: str | None = Field(default=None, description="An index folder; either this or a vector store.")
-    vectorstore: VectorStore | None = Field(default=None, description="Any LangChain vector store.")
-    embeddings: SafeRetrievalEmbeddings = Field(default_factory=SafeRetrievalEmbeddings, description="Who asks.")
+    index_path: str | None = Field(
+        default=None, frozen=True, description="An index folder; either this or a vector store."
+    )
+    vectorstore: VectorStore | None = Field(default=None, frozen=True, description="Any LangChain vector store.")
+    embeddings: SafeRetrievalEmbeddings = Field(
+        default_factory=SafeRetrievalEmbeddings, frozen=True, description="Who asks."
+    )
     k: int = Field(default=4, ge=1, description="Most documents.")
     score_threshold: float | None = Field(default=None, ge=-1, le=1, description="Smallest cosine of a document.")
-    hybrid: bool = Field(default=False, description="Fuse with BM25 by reciprocal rank; an index of ours alone.")
+    hybrid: bool = Field(
+        default=False, frozen=True, description="Fuse with BM25 by reciprocal rank; an index of ours alone."
+    )
     filter: Any = Field(default=None, description="As the store takes it; a mapping for an index of ours.")
-    on_refusal: OnRefusal = OnRefusal.ALLOW
+    on_refusal: OnRefusal = Field(default=OnRefusal.ALLOW, frozen=True)
     refusal_threshold: float = Field(default=DEFAULT_THRESHOLD, ge=0, le=1, description="Probability that fires.")
     redirect_to: list[Document] | Runnable[str, list[Document]] | None = Field(
-        default=None, description="Documents, or what finds them (another retriever), for refused queries."
+        default=None, frozen=True, description="Documents, or what finds them (another retriever), for refused queries."
     )
 
     _store: VectorStore = PrivateAttr()

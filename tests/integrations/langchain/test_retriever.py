@@ -121,6 +121,25 @@ def test_settings_that_make_no_sense_are_refused(folder: Path) -> None:
         SafeRetriever()
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("on_refusal", "empty"),
+        ("redirect_to", HELP),
+        ("hybrid", True),
+        ("embeddings", SafeRetrievalEmbeddings(arm="input")),
+        ("index_path", "elsewhere"),
+        ("vectorstore", None),
+    ],
+)
+def test_what_was_checked_together_does_not_change_afterwards(folder: Path, setting: str, value: Any) -> None:
+    retriever = SafeRetriever.open(folder)
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(retriever, setting, value)
+    retriever.k, retriever.score_threshold = 1, 0.1  # what every query looks at anew may
+    assert ids(retriever.invoke(HARMLESS)) == ["v"]
+
+
 def test_an_index_of_another_model_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "safe_retrieval.encoder.input.InputEncoder.load", lambda *_, **__: HashEncoder("other", space="other")
