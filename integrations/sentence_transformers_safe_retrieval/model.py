@@ -99,8 +99,9 @@ def load_sentence_transformer(
 
 
 def _assemble(module: SafeRetrievalModule, device: str | None, settings: dict[str, Any]) -> SentenceTransformer:
-    # Vectors of unit norm: the inner product is the cosine, and the cheaper one.
-    return SentenceTransformer(modules=[module], device=device, **{"similarity_fn_name": "dot", **settings})
+    # Of unit norm, so that the inner product is the cosine and the cheaper one; but shortened vectors are not.
+    similarity = "dot" if settings.get("truncate_dim") is None else "cosine"
+    return SentenceTransformer(modules=[module], device=device, **{"similarity_fn_name": similarity, **settings})
 
 
 def _check_modules(folder: Path) -> None:

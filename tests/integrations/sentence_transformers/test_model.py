@@ -158,6 +158,12 @@ def test_settings_and_policy_come_back(tiny: TinyPair, tmp_path: Path) -> None:
     assert record["adapter"].startswith("sha256:")
 
 
+def test_shortened_vectors_are_compared_by_cosine(tiny: TinyPair) -> None:
+    shortened = safe_sentence_transformer(**tiny._asdict(), device="cpu", offline=True, truncate_dim=4)
+    vectors = shortened.encode_document(TEXTS)
+    assert np.allclose(np.diag(shortened.similarity(vectors, vectors)), 1, atol=1e-5)
+
+
 def test_the_hosts_own_loader_asks_for_trust(model: SentenceTransformer, tmp_path: Path) -> None:
     model.save_pretrained(str(tmp_path))
     with pytest.raises(ValueError, match="trust_remote_code"):
