@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ class ForeignIndex:
         if isinstance(self._index, faiss.IndexIDMap):  # IndexIDMap2 is one too
             self.ids = faiss.vector_to_array(self._index.id_map)
             self._index = faiss.downcast_index(self._index.index)
-        self._by_id = isinstance(self._index, faiss.IndexIVF)
+        self._by_id = False
         self.factory = None if self.ids is not None else _kind(self._index)
-        if self._by_id:
+        if isinstance(self._index, faiss.IndexIVF):
             self._read_lists(faiss)
 
     def _read_lists(self, faiss: Any) -> None:
@@ -67,7 +68,7 @@ class ForeignIndex:
         if not np.array_equal(own, np.arange(len(self))):
             if self.ids is not None:
                 raise IndexFormatError(f"{self.path} numbers its vectors twice over; take the inner index out of it")
-            self.ids, self.factory = own, None
+            self.ids, self.factory, self._by_id = own, None, True
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -90,6 +91,7 @@ class ForeignIndex:
         Raises:
             DataError: this kind does not give its vectors back.
         """
+        # What IndexIDMap numbers lies inside it by place, an inverted file too.
         keys = self.ids[places] if self._by_id and self.ids is not None else places
         try:
             vectors: FloatMatrix = self._index.reconstruct_batch(keys)
@@ -99,10 +101,16 @@ class ForeignIndex:
             ) from error
         return vectors
 
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """Places by rising number; sorted once, not for each question."""
+        order: NDArray[np.int64] = np.arange(len(self)) if self.ids is None else np.argsort(self.ids, kind="stable")
+        return order
+
     def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where (c,) numbers stand among :attr:`ids`; -1 for those that are not there."""
         ids = np.arange(len(self)) if self.ids is None else self.ids
-        order = np.argsort(ids, kind="stable")
+        order = self._order
         at = np.minimum(np.searchsorted(ids, numbers, sorter=order), len(ids) - 1)
         found: NDArray[np.int64] = np.where(ids[order[at]] == numbers, order[at], -1)
         return found

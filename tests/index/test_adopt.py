@@ -79,7 +79,7 @@ def test_kinds(tmp_path: Path, kind: str, inner_product: bool, factory: str) -> 
         assert (tmp_path / "index" / segment.vectors.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["IDMap,Flat", "IDMap2,HNSW8", "IVF8,Flat"])
+@pytest.mark.parametrize("kind", ["IDMap,Flat", "IDMap2,HNSW8", "IVF8,Flat", "IDMap,IVF8,Flat"])
 def test_numbers_of_their_own(tmp_path: Path, kind: str) -> None:
     numbers = np.random.default_rng(0).permutation(2_000)[:600].astype(np.int64)
     path = written(tmp_path / "their.faiss", kind, ids=numbers)
