@@ -28,6 +28,8 @@ _SIZE = struct.Struct("<Q")
 _LISTS = b"ilar"
 _ID_BYTES = 8
 _AT_ONCE = 16_384
+_MOST_OPEN = 128
+"""Parts that are joined at once; systems allow a process some 256 to 1,024 open files unless told otherwise."""
 
 
 class Blocks(NamedTuple):
@@ -108,7 +110,10 @@ def write_part(path: Path, trained: Path, blocks: Blocks) -> None:
 
 
 def merge_parts(path: Path, trained: Path, parts: Sequence[Path]) -> None:
-    """Join parts of an inverted file, list by list; holds one list at a time.
+    """Join parts of an inverted file, list by list; holds one list at a time, and how long those of each part are.
+
+    More than :data:`_MOST_OPEN` parts are joined in groups first, which need as much room on the disk again: a process
+    may not open thousands of files, and their lengths alone would be gigabytes.
 
     Args:
         path: the new file.
@@ -119,12 +124,27 @@ def merge_parts(path: Path, trained: Path, parts: Sequence[Path]) -> None:
         OSError: a file cannot be read or written.
         IndexFolderError: a part is damaged, or of another index.
     """
+    with ExitStack() as aside:
+        joined = list(parts)
+        while len(joined) > _MOST_OPEN:
+            groups = [joined[start : start + _MOST_OPEN] for start in range(0, len(joined), _MOST_OPEN)]
+            joined = [path.with_name(f"{path.name}.{len(groups)}-{number}") for number in range(len(groups))]
+            for name, group in zip(joined, groups, strict=True):
+                aside.callback(name.unlink, missing_ok=True)
+                _merge_open(name, trained, group)
+        _merge_open(path, trained, joined)
+
+
+def _merge_open(path: Path, trained: Path, parts: Sequence[Path]) -> None:
+    """Join so many parts that all of them can be open at once."""
     faiss: Any = importlib.import_module("faiss")
     empty = faiss.serialize_index(empty_copy(trained)).tobytes()
     head = empty[: empty.rindex(_LISTS)]
     with ExitStack() as stack:
         opened = [_Part(stack.enter_context(part.open("rb")), part, head) for part in parts]
-        sizes = np.stack([part.sizes for part in opened]).sum(axis=0, dtype=np.uint64)
+        sizes = np.zeros_like(opened[0].sizes)
+        for part in opened:
+            sizes += part.sizes
         whole = bytearray(head)
         whole[_TOTAL] = _SIZE.pack(int(sizes.sum()))
         with path.open("wb") as file:

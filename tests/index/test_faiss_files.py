@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from safe_retrieval.errors import IndexFolderError, InputError
-from safe_retrieval.index import factories
+from safe_retrieval.index import factories, faiss_files
 from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.faiss_files import Blocks, even_sample, merge_parts, write_flat, write_part
 from safe_retrieval.index.vector_files import TRAINED_NAME, check_memory, write_trained, write_vectors
@@ -87,6 +87,20 @@ def test_parts_are_joined_list_by_list_also_where_most_are_empty(tmp_path: Path,
         parts[1].write_bytes(damaged)
         with pytest.raises(IndexFolderError, match="delete it and run the same again"):
             merge_parts(tmp_path / "out", trained, parts)
+
+
+def test_more_parts_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = tmp_path / TRAINED_NAME
+    write_trained(trained, parse_factory("IVF16,Flat"), DIMENSION, len(VECTORS), lambda: [VECTORS])
+    (tmp_path / "parts").mkdir()
+    parts = [tmp_path / "parts" / str(number) for number in range(11)]
+    for number, part in enumerate(parts):
+        write_part(part, trained, Blocks(20 * number, [VECTORS[20 * number : 20 * (number + 1)]]))
+    merge_parts(tmp_path / "at once", trained, parts)
+    monkeypatch.setattr(faiss_files, "_MOST_OPEN", 3)
+    merge_parts(tmp_path / "in groups", trained, parts)
+    assert (tmp_path / "in groups").read_bytes() == (tmp_path / "at once").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {TRAINED_NAME, "parts", "at once", "in groups"}
 
 
 def test_a_wrong_number_of_vectors_is_an_error(tmp_path: Path) -> None:
