@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from safe_retrieval.retrieval.guard import RefusalGate
 from safe_retrieval.server.batching import Encoded
 from safe_retrieval.server.engine import Engine, Found
 from safe_retrieval.server.metrics import Metrics
@@ -106,8 +105,8 @@ class Endpoints:
         """The probability, for each text, that the backbone would refuse to answer it; it generates nothing."""
         if request.model is not None:
             self._side(request.model)
-        gate = self._engine.served.gate
-        threshold = gate.threshold if request.threshold is None else request.threshold
+        own = self._engine.served.gate.threshold
+        threshold = own if request.threshold is None else request.threshold
         refusal, tokens = await self._engine.judge(request.documents)
         usage = _used(len(request.documents), tokens)
         flagged = refusal >= threshold
@@ -125,7 +124,7 @@ class Endpoints:
         return ScreenResponse(
             results=results,
             model=self._engine.served.name,
-            threshold=RefusalGate(gate.action, threshold).threshold,
+            threshold=threshold,
             usage=usage,
         )
 

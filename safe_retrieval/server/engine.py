@@ -182,6 +182,8 @@ class Engine:
             lane.start()
         encoded = await self._queries.encode([_WARM_UP])
         await self._documents.encode([_WARM_UP])
+        if self._verdicts is not None:
+            await self._verdicts.encode([_WARM_UP])
         self.has_verdict = self.has_verdict or encoded.refusal is not None
 
     async def close(self) -> None:
@@ -238,13 +240,23 @@ class Engine:
         if self.served.index is None:
             raise InputError(_NO_INDEX)
         if self._verdicts is not None and gate.needs_verdict:
-            encoded, (refusal, _) = await asyncio.gather(self._queries.encode(queries), self.judge(queries))
-            encoded = encoded._replace(refusal=refusal)
+            encoded = await self._encode_and_judge(queries)
         else:
             encoded = await self._queries.encode(queries)
         find = partial(self._find, queries, encoded, k=k, gate=gate, where=where)
         found = await asyncio.get_running_loop().run_in_executor(self._searching, find)
         return Searched(found, gate, int(encoded.tokens.sum()))
+
+    async def _encode_and_judge(self, queries: Sequence[str]) -> Encoded:
+        """Both at once; where one lane sends the request away, the other does not work for it either."""
+        vectors = asyncio.ensure_future(self._queries.encode(queries))
+        verdicts = asyncio.ensure_future(self.judge(queries))
+        try:
+            encoded, (refusal, _) = await asyncio.gather(vectors, verdicts)
+        finally:
+            vectors.cancel()
+            verdicts.cancel()
+        return encoded._replace(refusal=refusal)
 
     def _index(self) -> SearchableIndex:
         """The index in one state, whatever is written meanwhile, and at most a second behind other processes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,31 @@ class QueryEncoder(HashEncoder):
         if any(BUG in text for text in texts):
             raise ZeroDivisionError(f"cannot divide by {texts}")
         return super().encode(texts)
+
+
+class HeldEncoder(QueryEncoder):
+    """Its passes do not end before ``gate`` is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
+        encoding = super().encode(texts)
+        assert self.gate.wait(20)
+        return encoding
+
+    def wait_for_pass(self, number: int) -> None:
+        """Until a pass of that number has begun; the first is the one from the start."""
+        wait_until(lambda: len(self.batches) >= number)
+
+
+def wait_until(come: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not come():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def served_by(

@@ -6,8 +6,7 @@ import asyncio
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -19,8 +18,7 @@ from safe_retrieval.errors import InputError
 from safe_retrieval.server.keys import KeyRing
 from safe_retrieval.server.run import bound, serve
 from safe_retrieval.server.settings import ServerSettings
-from safe_retrieval.types import QueryEncoding
-from tests.server.support import KEY, NAME, QueryEncoder, running, served_by
+from tests.server.support import KEY, NAME, HeldEncoder, QueryEncoder, running, served_by, wait_until
 from tests.support.encoders import HashEncoder
 
 
@@ -98,31 +96,6 @@ def test_64_clients_at_once_are_all_answered_rightly_and_share_passes() -> None:
     assert wrong == []
     assert sum(encoder.batches) == 256 + 1  # one of them from the start
     assert len(encoder.batches) < 128
-
-
-class HeldEncoder(QueryEncoder):
-    """Its passes do not end before ``gate`` is open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
-        encoding = super().encode(texts)
-        assert self.gate.wait(20)
-        return encoding
-
-    def wait_for_pass(self, number: int) -> None:
-        """Until a pass of that number has begun; the first is the one from the start."""
-        wait_until(lambda: len(self.batches) >= number)
-
-
-def wait_until(come: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not come():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def figures(server: Any) -> list[str]:
