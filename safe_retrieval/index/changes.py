@@ -12,9 +12,7 @@ segments grows logarithmically, and so does the number of times that a document 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +23,11 @@ from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.documents import DocumentWriter
 from safe_retrieval.index.factories import AUTO, FLAT, Factory, parse_factory
 from safe_retrieval.index.manifest import IndexManifest, SegmentRecord
-from safe_retrieval.index.publish import place, publish, writing
+from safe_retrieval.index.publish import CHANGE_FOLDER, emptied, place, publish, writing
 from safe_retrieval.index.segments import Block, Segment, Snapshot
 from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.vector_files import write_vectors
 from safe_retrieval.types import Document, FloatMatrix
-
-CHANGE_FOLDER = ".changing"
-"""Where the files of an unfinished change lie, inside the index folder."""
 
 LARGEST_MERGE = 65_536
 """Documents of a segment that an addition may still write again: some 100 MB at 384 dimensions, about a second."""
@@ -135,7 +130,7 @@ def _published(
     folder: Path, snapshot: Snapshot, kept: Sequence[Segment], source: _Source, factory: str
 ) -> IndexManifest:
     """Write what has no file yet, the source as one segment of a kind, and make it the index."""
-    with writing(folder, mend=_MEND), _aside(folder) as aside:
+    with writing(folder, mend=_MEND), emptied(folder / CHANGE_FOLDER) as aside:
         records = [_with_deletions_on_disk(segment, aside, folder) for segment in kept]
         if source.count:
             dimension = snapshot.manifest.dimension
@@ -196,15 +191,3 @@ def write_segment(aside: Path, folder: Path, factory: Factory, dimension: int, s
         factory=factory.name,
         originals=None if files.originals is None else place(files.originals, folder),
     )
-
-
-@contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    """An empty folder for files that are not finished, gone afterwards."""
-    aside = folder / CHANGE_FOLDER
-    shutil.rmtree(aside, ignore_errors=True)  # a killed process may have left one
-    aside.mkdir()
-    try:
-        yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

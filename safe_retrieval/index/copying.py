@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from safe_retrieval.errors import IndexFolderError
-from safe_retrieval.index.publish import locked, publish, writing
+from safe_retrieval.index.manifest import check_file, sync_file
+from safe_retrieval.index.publish import CHANGE_FOLDER, emptied, locked, publish, writing
 from safe_retrieval.index.searchable import SearchableIndex
 
 
@@ -20,18 +21,23 @@ def copy_index(index: SearchableIndex, path: str | Path) -> None:
     Raises:
         IndexFolderError: the folder holds something else or cannot be written; or another process changed the index
             meanwhile and removed a file of this state (``refresh`` goes on to the new one).
+        IndexFormatError: a file of the index is damaged; an index that was at the folder stays as it is.
         IndexLockedError: another process is writing there.
     """
     folder = Path(path)
     if folder.resolve() == index.path.resolve():
         return
     manifest = index.manifest
-    with locked(folder), writing(folder, mend="copy again"):
+    with locked(folder), writing(folder, mend="copy again"), emptied(folder / CHANGE_FOLDER) as aside:
         for record in manifest.files():
             source = index.path / record.name
             if not source.is_file():
                 raise IndexFolderError(
                     f"{source} is gone: the index was changed since it was opened; refresh it, and copy again"
                 )
-            shutil.copyfile(source, folder / record.name)
+            # Never over a file that is there: an index at that folder may have the same one, and readers.
+            copied = Path(shutil.copyfile(source, aside / record.name))
+            check_file(aside, record)
+            sync_file(copied)
+            copied.replace(folder / record.name)
         publish(manifest, folder)

@@ -23,6 +23,7 @@ from safe_retrieval.errors import IndexFolderError, IndexFormatError
 from safe_retrieval.index.settings import SearchSettings
 
 MANIFEST_NAME = "manifest.json"
+PARTIAL_MANIFEST = f".{MANIFEST_NAME}.partial"
 BUILD_FOLDER = ".building"
 """Where an unfinished build lies, inside the index folder: there, moving a file into place is always one step."""
 
@@ -145,7 +146,7 @@ class IndexManifest:
 
     def write(self, folder: Path) -> None:
         """Put the manifest into ``folder``, in the place of the one that is there; readers see one or the other."""
-        partial = folder / f".{MANIFEST_NAME}.partial"
+        partial = folder / PARTIAL_MANIFEST
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             file.write(self.to_json())
             file.flush()
@@ -175,9 +176,10 @@ def read_manifest(folder: Path) -> IndexManifest:
     fields = _parse(text, path)
     try:
         manifest = _from_fields(fields)
+        whole = _signed(fields) == text
     except (KeyError, TypeError, ValueError) as error:
         raise IndexFormatError(f"{path} is damaged ({error}); {_MEND}") from error
-    if _signed(fields) != text:
+    if not whole:
         raise IndexFormatError(f"{path} is damaged or was altered; {_MEND}")
     return manifest
 
@@ -191,7 +193,7 @@ def _why_missing(folder: Path) -> str:
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
         raise IndexFormatError(f"{path} is damaged ({error}); {_MEND}") from error
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
         raise IndexFormatError(f"{path}: expected the manifest of a {FORMAT!r}, got something else")
@@ -282,6 +284,12 @@ def check_file(folder: Path, record: FileRecord, *, hashes: bool = True) -> Path
     except OSError as error:
         raise IndexFormatError(f"{path} is missing or cannot be read ({error.strerror}); {_MEND}") from error
     return path
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of a finished file survive a power cut."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,8 +7,8 @@ names them replaces the old one in one step. What no manifest names any more is 
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,13 +19,18 @@ from safe_retrieval.index.manifest import (
     BUILD_FOLDER,
     FORMAT,
     MANIFEST_NAME,
+    PARTIAL_MANIFEST,
     FileRecord,
     IndexManifest,
     record_file,
+    sync_file,
     sync_folder,
 )
 
 LOCK_NAME = ".lock"
+CHANGE_FOLDER = ".changing"
+"""Where the files of an unfinished change lie, inside the index folder."""
+_UNFINISHED = {BUILD_FOLDER, CHANGE_FOLDER, PARTIAL_MANIFEST}
 _OWN_FILE = re.compile(r"(vectors|documents|originals|deleted)-[0-9a-f]{16}\.(faiss|sqlite|npy)")
 
 
@@ -64,7 +69,7 @@ def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise IndexFolderError(f"{folder} is a file; expected a folder for the index, new or empty")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if not names - {LOCK_NAME} or BUILD_FOLDER in names or any(map(_OWN_FILE.fullmatch, names)):
+    if not names - {LOCK_NAME} or names & _UNFINISHED or any(map(_OWN_FILE.fullmatch, names)):
         return
     manifest = folder / MANIFEST_NAME
     # A damaged manifest of ours still counts as ours: building again is how it is mended.
@@ -91,10 +96,20 @@ def writing(folder: Path, *, mend: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def emptied(aside: Path) -> Iterator[Path]:
+    """An empty folder for files that are not finished, gone afterwards."""
+    shutil.rmtree(aside, ignore_errors=True)  # a killed process may have left one
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def place(path: Path, folder: Path) -> FileRecord:
     """Put a finished file into the index folder, under a name that no file with other bytes has."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    sync_file(path)
     record = record_file(path)
     named = FileRecord(f"{path.stem}-{record.sha256[:16]}{path.suffix}", record.size, record.sha256)
     path.replace(folder / named.name)

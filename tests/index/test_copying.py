@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_retrieval.errors import IndexFolderError
+from safe_retrieval.errors import IndexFolderError, IndexFormatError
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.copying import copy_index
 from safe_retrieval.index.folder import load_index, verify_index
@@ -41,3 +41,29 @@ def test_a_folder_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
     with load_index(tmp_path / "index") as index, pytest.raises(IndexFolderError, match="holds other files"):
         copy_index(index, tmp_path / "other")
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["letter.txt"]
+
+
+def test_a_copy_over_an_index_never_writes_into_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_index(small_corpus(6), ENCODER, tmp_path / "index", progress=False)
+    with load_index(tmp_path / "index") as index:
+        copy_index(index, tmp_path / "copy")
+        before = {path.name: path.stat().st_ino for path in (tmp_path / "copy").glob("*-*")}
+
+        def half(source: Path, target: Path) -> None:
+            target.write_bytes(source.read_bytes()[:100])
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.copyfile", half)
+            with pytest.raises(KeyboardInterrupt):
+                copy_index(index, tmp_path / "copy")
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / ".changing").mkdir()  # as kill -9 leaves a first copy
+        assert {path.name: path.stat().st_ino for path in (tmp_path / "copy").glob("*-*")} == before
+        assert verify_index(tmp_path / "copy") == []
+        copy_index(index, tmp_path / "new")
+        damaged = index.path / index.manifest.segments[0].documents.name
+        damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
+        with pytest.raises(IndexFormatError, match="not those that were written"):
+            copy_index(index, tmp_path / "copy")
+    assert verify_index(tmp_path / "copy") == verify_index(tmp_path / "new") == []
