@@ -31,7 +31,7 @@ _BODY_LATE = Problem(408, "the body did not arrive in time; send it again", "bod
 _TOO_LATE = Problem(504, "no answer in the time that this server allows; send fewer texts at once", "timeout")
 
 
-class _ClientLeft(Exception):  # noqa: N818  # not an error: the caller hung up
+class _ClientLeft(Exception):  # noqa: N818  # not an error: the caller hung up, or does not read
     pass
 
 
@@ -113,7 +113,10 @@ class Door:
         return Problem(413, f"expected a body of at most {self._settings.max_body:,} bytes", "body_too_large")
 
     async def _in_time(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Run the application until it has answered, the time is over, or the caller has hung up."""
+        """Run the application until it has answered, the time is over, or the caller has hung up.
+
+        An answer that has begun has the same time again to be read.
+        """
         started = False
 
         async def noting(message: Message) -> None:
@@ -125,9 +128,11 @@ class Door:
         left = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait({work, left}, timeout=self._settings.timeout, return_when=asyncio.FIRST_COMPLETED)
-            if work.done() or started:
+            if started:
+                await asyncio.wait({work}, timeout=self._settings.timeout)
+            if work.done():
                 await work
-            elif left.done():
+            elif started or left.done():  # a caller who does not read must not keep a place for ever
                 raise _ClientLeft
             else:
                 raise ProblemError(_TOO_LATE)

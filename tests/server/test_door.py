@@ -145,6 +145,26 @@ async def test_nobody_works_for_a_caller_who_hung_up(left_early: bool) -> None:
     assert app.cancelled is not left_early
 
 
+async def test_a_caller_who_does_not_read_keeps_no_place() -> None:
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": b"{}"}]
+
+    async def receive() -> Any:
+        return messages.pop() if messages else await asyncio.sleep(30)
+
+    async def send(_: Any) -> None:
+        await asyncio.sleep(30)  # the caller's window is full
+
+    record = RequestRecord()
+    _current.set(record)
+    door = Door(answering, settings=ServerSettings(timeout=0.05), keys=KeyRing())
+    async with asyncio.timeout(5):
+        await door(dict(SCOPE), receive, send)
+    assert record.status == 499
+
+
 async def test_requests_in_progress_have_a_bound() -> None:
     app = Inside()
     door = Door(app, settings=ServerSettings(max_requests=1), keys=KeyRing())
