@@ -41,7 +41,16 @@ from safe_retrieval.index.readers import (
     reader_for,
 )
 from safe_retrieval.index.rejects import Rejects
-from safe_retrieval.index.rows import CONTENT_ID, ID_FIELDS, PLAIN_FIELDS, Fields, Place, content_id, document_of
+from safe_retrieval.index.rows import (
+    CONTENT_ID,
+    ID_FIELDS,
+    PLAIN_FIELDS,
+    Fields,
+    Place,
+    check_document,
+    content_id,
+    document_of,
+)
 from safe_retrieval.types import Document
 
 __all__ = ["CONTENT_ID", "ID_FIELDS", "Fields", "Rejects", "documents_from", "read_corpus"]
@@ -141,6 +150,8 @@ def _document(record: Record, fields: Fields, rejects: Rejects | None) -> Docume
         if record.fields is None:
             raise DataError(f"{record.place}: {record.fault}")
         document = document_of(record.fields, record.place, fields)
+    else:
+        check_document(document, record.place)
     if rejects is not None and not rejects.is_new(document.id):
         raise DataError(f"{record.place}: the id {document.id!r} came before; ids are unique")
     return document

@@ -92,7 +92,7 @@ def count_records(path: Path) -> int | None:
 
 def read_text_files(folder: Path) -> Iterator[Record]:
     """One record a ``.txt`` file, however deep; its id is its path inside the folder."""
-    for path in sorted(folder.rglob("*.txt")):
+    for path in sorted(path for path in folder.rglob("*.txt") if not path.is_dir()):
         identifier = path.relative_to(folder).as_posix()
         try:
             data = path.read_bytes()
@@ -105,7 +105,7 @@ def read_text_files(folder: Path) -> Iterator[Record]:
 
 def count_text_files(folder: Path) -> int:
     """How many of them there are."""
-    return sum(1 for _ in folder.rglob("*.txt"))
+    return sum(1 for path in folder.rglob("*.txt") if not path.is_dir())
 
 
 def _bare(path: Path) -> Path:
@@ -148,7 +148,7 @@ def _read_jsonl(path: Path, _: Fields) -> Iterator[Record]:
 def _json_record(text: str, place: Place) -> Record:
     try:
         fields = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
         fault = f"expected one JSON object, the line does not parse: {error}"
     else:
         if isinstance(fields, dict):
@@ -220,6 +220,9 @@ def _rows(rows: Any) -> Iterator[list[str] | csv.Error]:
 def _check_header(header: list[str], fields: Fields, place: Place) -> None:
     ids = ID_FIELDS if fields.id is None else (fields.id,)
     texts = {fields.text} if fields.template is None else {name for _, name in fields.template_parts() if name}
+    twice = next((name for number, name in enumerate(header) if name in header[:number]), None)
+    if twice is not None:
+        raise DataError(f"{place}: two columns are called {twice!r}, and one would hide the other; rename one")
     if not texts <= set(header) or not (fields.id == CONTENT_ID or set(ids) & set(header)):
         wanted = " and ".join((ids[0], *sorted(texts)))
         raise DataError(f"{place}: expected a header line that names the columns {wanted}")

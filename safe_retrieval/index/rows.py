@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, time
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -34,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which fields of a line or row are what; all others become metadata.
+    """Which fields of a line or row are what; all others become metadata, dates and times as ISO 8601 text.
 
     Attributes:
         id: field of the id; ``None`` takes ``_id`` or ``id``; :data:`CONTENT_ID` makes one of title and text, so that
@@ -95,8 +97,36 @@ def document_of(row: Mapping[str, Any], place: Place, fields: Fields) -> Documen
     else:
         id_field = fields.id or next((name for name in ID_FIELDS if name in row), ID_FIELDS[0])
         identifier = _identifier(row.get(id_field), place)
-    metadata = {name: value for name, value in row.items() if name not in used and name != id_field}
+    metadata = {name: _plain(value) for name, value in row.items() if name not in used and name != id_field}
+    _check_metadata(metadata, place)
     return Document(identifier, text, title, metadata)
+
+
+def check_document(document: Document, place: Place) -> None:
+    """Refuse a document that could not be stored, while it is known where it stands.
+
+    Raises:
+        DataError: its id is no string that can be stored, or its metadata no JSON; the message names the place.
+    """
+    if not isinstance(document.id, str):
+        raise DataError(f"{place}: expected a string as id, got {document.id!r}")
+    _identifier(document.id, place)
+    _check_metadata(document.metadata, place)
+
+
+def _plain(value: Any) -> Any:
+    """Dates and times, of which Parquet files are full, as text that sorts as they do: ISO 8601."""
+    return value.isoformat() if isinstance(value, date | time) else value
+
+
+def _check_metadata(metadata: Mapping[str, Any], place: Place) -> None:
+    for name, value in metadata.items():
+        if value is None or isinstance(value, str | int):
+            continue
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{place}: the field {name!r} is not JSON ({error}); convert it or leave it out") from error
 
 
 def content_id(title: str, text: str) -> str:

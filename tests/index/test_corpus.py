@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import tracemalloc
+from datetime import UTC, datetime
 from operator import length_hint
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,11 @@ def test_long_fields(tmp_path: Path) -> None:
         ("c.jsonl", '{"_id": "1", "text": "a", "title": 3}', "'title', found int"),
         ("c.jsonl", b'{"_id": "1", "text": "a"}\n{"_id": "2", "text": "\xff"}', "line 2.*UTF-8"),
         ("c.jsonl", "[" * 100_000, "does not parse"),
+        ("c.jsonl", '{"_id": "1", "text": "a", "n": ' + "1" * 5_000 + "}", "line 1.*does not parse"),
+        ("c.jsonl", '\n{"_id": "1", "text": "a", "score": NaN}', "line 2: the field 'score' is not JSON"),
         ("c.csv", "", "line 1: expected a header"),
         ("c.csv", "number,text\n1,a", "header line that names the columns _id and text"),
+        ("c.csv", "_id,text,text\n1,a,b", "line 1: two columns are called 'text'"),
         ("c.csv", "_id,text\n1,a\n2,b,c", "line 3: expected 2 columns, got 3"),
         ("c.csv", '_id,text\n1,a\n2,"b', "line 3: not readable as a table, here or before"),
         ("c.doc", "a", "expected one of .jsonl"),
@@ -298,6 +302,23 @@ def test_rejected_rows_of_parquet_and_of_anything(tmp_path: Path) -> None:
             assert [document.id for document in read(rejects)] == ["a", "c"]
         (entry,) = map(json.loads, rejects.path.read_text().splitlines())
         assert (entry["row"], json.loads(entry["content"])) == (2, rows[1])
+
+
+def test_dates_become_text_and_what_has_no_json_is_a_bad_row(tmp_path: Path) -> None:
+    day = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+    rows = [{"_id": "a", "text": "1", "day": day, "raw": None}, {"_id": "b", "text": "2", "day": day, "raw": b"\xff"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    given = [*rows, Document("\ud800", "3"), Document("d", "4", metadata={"n": {1.5: float("inf")}})]
+    for read in (
+        lambda r: read_corpus(tmp_path / "c.parquet", rejects=r),
+        lambda r: documents_from(given, rejects=r),
+    ):
+        with Rejects(tmp_path / "rejected.jsonl") as rejects:
+            (document,) = read(rejects)
+        assert document == Document("a", "1", metadata={"day": day.isoformat(), "raw": None})
+        reasons = [json.loads(line)["reason"] for line in rejects.path.read_text().splitlines()]
+        assert "row 2: the field 'raw' is not JSON" in reasons[0]
+    assert ["row 3: expected '_id'" in reasons[1], "row 4: the field 'n'" in reasons[2]] == [True, True]
 
 
 def test_documents_that_come_twice_are_rejected_too(tmp_path: Path) -> None:
