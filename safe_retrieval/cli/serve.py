@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from safe_retrieval._extras import require
 from safe_retrieval.cli._common import err
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.retrieval.arms import Arm
@@ -68,6 +69,8 @@ def serve(
     )
     ring = (KeyRing() if keys is None else KeyRing.read(keys)) + (KeyRing() if key is None else KeyRing.of(key))
     check_exposure(host, has_keys=bool(ring))  # before minutes of loading, not after
+    for module in ("fastapi", "prometheus_client", "uvicorn"):
+        require(module, extra="server", purpose="safe-retrieval serve")
     from safe_retrieval.server.engine import open_served
     from safe_retrieval.server.run import bound, serve_on
 

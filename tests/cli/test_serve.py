@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from safe_retrieval.cli import serve as command
-from safe_retrieval.errors import ConfigError, InputError
+from safe_retrieval.errors import ConfigError, InputError, MissingExtraError
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
 from safe_retrieval.server import engine
@@ -100,6 +101,21 @@ def test_a_key_from_the_environment(started: list[dict[str, Any]], monkeypatch: 
     assert run("serve", "--port", 0).exit_code == 0
     ring: KeyRing = started[0]["keys"]
     assert ring.identify("a-key-of-more-than-twenty-characters") == "key"
+
+
+@pytest.mark.parametrize("module", ["fastapi", "prometheus_client", "uvicorn"])
+def test_a_missing_extra_shows_before_models_are_loaded(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    def loaded(_: ArmLoader) -> None:
+        pytest.fail("models were loaded first")
+
+    monkeypatch.setattr(ArmLoader, "_response", loaded)
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run("serve", "--port", 0)
+    assert isinstance(result.exception, MissingExtraError)
+    assert "safe-retrieval[server]" in str(result.exception)
+    assert started == []
 
 
 @pytest.mark.parametrize(
