@@ -12,6 +12,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,19 @@ class FaissIndex(VectorIndex):
         elif within is None and 4 * self.dimension * len(self) >= _SPLIT_BYTES:
             scores, positions = self._split(queries, count, threads)
         else:
-            faiss.omp_set_num_threads(1)  # of the calling thread; a second one would find nothing to do but spin
-            try:
-                scores, positions = self._index.search(queries, count, params=parameters)
-            finally:
-                faiss.omp_set_num_threads(threads)
+            scores, positions = self._alone(queries, count, parameters, threads)
+        return scores, positions
+
+    def _alone(
+        self, query: FloatMatrix, count: int, parameters: Any, threads: int
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The best candidates for one query, found by this thread; helpers would find nothing to do but spin."""
+        faiss: Any = importlib.import_module("faiss")
+        faiss.omp_set_num_threads(1)  # of the calling thread, not of others
+        try:
+            scores, positions = self._index.search(query, count, params=parameters)
+        finally:
+            faiss.omp_set_num_threads(threads)
         return scores, positions
 
     def _split(self, query: FloatMatrix, count: int, threads: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -101,7 +110,12 @@ class FaissIndex(VectorIndex):
             )
             return scores[0], places[0] + start
 
-        parts = list(_searchers(threads).map(best, starts[:-1], starts[1:]))
+        pool = _searchers(threads)
+        try:
+            shares = [pool.submit(best, start, stop) for start, stop in pairwise(starts)]
+        except RuntimeError:  # the main thread has ended, and Python takes no more work for pools
+            return self._alone(query, count, None, threads)
+        parts = [share.result() for share in shares]
         scores, positions = (np.concatenate(side) for side in zip(*parts, strict=True))
         order = np.argsort(-scores, kind="stable")[:count]
         return scores[order][None], positions[order][None]

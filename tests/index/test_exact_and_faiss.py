@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
@@ -174,6 +175,10 @@ def test_one_query_shared_by_threads(count: int, monkeypatch: pytest.MonkeyPatch
     vectors, query = random_unit(count, 8, seed=3), random_unit(1, 8, seed=4)
     vectors[-1] = vectors[0]  # a tie across the shares
     alone = filled(FaissIndex, vectors).search(query, 20)
+    ended = ThreadPoolExecutor(1)  # as every pool is for threads that outlive the main one
+    ended.shutdown()
     monkeypatch.setattr(faiss_index, "_SPLIT_BYTES", 0)
     monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 3)
     assert filled(FaissIndex, vectors).search(query, 20) == alone == filled(ExactIndex, vectors).search(query, 20)
+    monkeypatch.setattr(faiss_index, "_searchers", lambda _: ended)
+    assert filled(FaissIndex, vectors).search(query, 20) == alone
