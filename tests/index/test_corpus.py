@@ -306,15 +306,22 @@ def test_rejected_rows_of_parquet_and_of_anything(tmp_path: Path) -> None:
 
 def test_dates_become_text_and_what_has_no_json_is_a_bad_row(tmp_path: Path) -> None:
     day = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-    rows = [{"_id": "a", "text": "1", "day": day, "raw": None}, {"_id": "b", "text": "2", "day": day, "raw": b"\xff"}]
+    rows: list[dict[str, Any]] = [
+        {"_id": "a", "text": "1", "day": day, "raw": None},
+        {"_id": "b", "text": "2", "day": day, "raw": b"\xff"},
+    ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
-    given = [*rows, Document("\ud800", "3"), Document("d", "4", metadata={"n": {1.5: float("inf")}})]
-    for read in (
-        lambda r: read_corpus(tmp_path / "c.parquet", rejects=r),
-        lambda r: documents_from(given, rejects=r),
-    ):
+    rows_and_documents: list[Any] = [
+        *rows,
+        Document("\ud800", "3"),
+        Document("d", "4", metadata={"n": {1.5: float("inf")}}),
+    ]
+    for source in (None, rows_and_documents):
         with Rejects(tmp_path / "rejected.jsonl") as rejects:
-            (document,) = read(rejects)
+            if source is None:
+                (document,) = read_corpus(tmp_path / "c.parquet", rejects=rejects)
+            else:
+                (document,) = documents_from(source, rejects=rejects)
         assert document == Document("a", "1", metadata={"day": day.isoformat(), "raw": None})
         reasons = [json.loads(line)["reason"] for line in rejects.path.read_text().splitlines()]
         assert "row 2: the field 'raw' is not JSON" in reasons[0]
