@@ -7,11 +7,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from safe_retrieval.errors import EncoderMismatchError, IndexFolderError, IndexFormatError, InputError
+from safe_retrieval.index import folder as folders
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.exact import ExactIndex
 from safe_retrieval.index.faiss_files import write_flat
@@ -194,3 +196,17 @@ def test_readers_see_the_old_or_the_new_index_while_it_is_replaced(tmp_path: Pat
             done.set()
         assert set().union(*(reader.result() for reader in readers)) <= {10, 11}
     assert read_manifest(folder) == manifest
+
+
+def test_an_index_that_changes_while_it_is_verified_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, encoder = tmp_path / "index", HashEncoder()
+    build_index(DOCUMENTS[:10], encoder, index)
+    check, waiting = folders.check_file, [True]
+
+    def late(*given: Any, **named: Any) -> Path:
+        if waiting and waiting.pop():
+            build_index(DOCUMENTS[:11], encoder, index)
+        return check(*given, **named)
+
+    monkeypatch.setattr(folders, "check_file", late)
+    assert verify_index(index) == []
