@@ -33,9 +33,10 @@ from safe_retrieval.index.documents import DocumentWriter
 from safe_retrieval.index.encoding import ShardEncoder
 from safe_retrieval.index.factories import AUTO, FLAT, Factory, parse_factory
 from safe_retrieval.index.manifest import BUILD_FOLDER, BuildRecord, EncoderRecord, IndexManifest, SegmentRecord
+from safe_retrieval.index.plan import PLAN_NAME
 from safe_retrieval.index.publish import locked, place, publish, writing
 from safe_retrieval.index.shards import ShardStore, shard_key
-from safe_retrieval.index.vector_files import VectorFiles, check_memory, write_vectors
+from safe_retrieval.index.vector_files import VectorFiles, check_memory, readings, write_vectors
 from safe_retrieval.types import Document, Encoder, FloatMatrix
 
 SHARD_SIZE = 2_048
@@ -154,6 +155,7 @@ class _Build:
         self._same_encoder: bool | None = None  # not known before the first shard that could be taken over
         documents_path = self._folder / DOCUMENTS_NAME
         documents_path.unlink(missing_ok=True)  # written anew by each run: reading the corpus is the cheap part
+        (self._folder / PLAN_NAME).unlink(missing_ok=True)  # a build in shards began here, of other documents
         self.documents = DocumentWriter(documents_path)
 
     def add(self, chunk: list[Document]) -> None:
@@ -188,8 +190,7 @@ class _Build:
         if count == 0:
             raise DataError("expected a corpus with at least one document, got an empty one")
         factory = self._chosen(count)
-        passes = 1 + (not factory.exact and factory.codes != "HNSW") + factory.lossy  # to add, to train, to keep
-        shown = vectors_shown(factory, passes * count, self._blocks, show=progress)
+        shown = vectors_shown(factory, readings(factory) * count, self._blocks, show=progress)
         with writing(self._out, mend=_MEND), shown as blocks:
             files = write_vectors(self._folder, factory, self._encoder.dimension, count, blocks, memory=self._memory)
         record = BuildRecord(

@@ -39,7 +39,7 @@ from safe_retrieval.index.documents import DocumentStore, DocumentWriter
 from safe_retrieval.index.encoding import ShardEncoder
 from safe_retrieval.index.factories import AUTO, FLAT, parse_factory
 from safe_retrieval.index.faiss_files import Blocks, merge_parts, write_part
-from safe_retrieval.index.manifest import BUILD_FOLDER, BuildRecord, IndexManifest, file_sha256
+from safe_retrieval.index.manifest import BUILD_FOLDER, BuildRecord, IndexManifest, file_sha256, sync_file
 from safe_retrieval.index.plan import PLAN_NAME, BuildPlan, Shard, even_bounds, read_plan
 from safe_retrieval.index.publish import locked, writing
 from safe_retrieval.index.shards import ShardStore, shard_key
@@ -47,6 +47,7 @@ from safe_retrieval.index.vector_files import (
     TRAINED_NAME,
     VectorFiles,
     check_memory,
+    readings,
     write_originals,
     write_trained,
     write_vectors,
@@ -111,6 +112,7 @@ def plan_build(
                 for start, stop in even_bounds(count, shards)
             )
         plan = BuildPlan(encoder_record(encoder), encoder.dimension, count, name, memory, batch_size, cut)
+        sync_file(path)  # the plan must not outlive its documents in a power cut
         plan.write(out)
     return plan
 
@@ -261,7 +263,8 @@ def merge_index(out: str | Path, *, progress: bool | None = None) -> IndexManife
         factory = parse_factory(plan.factory)
         folder = out / BUILD_FOLDER
         blocks = partial(_vectors, out, plan)
-        passes = 1 if factory.lossy or not factory.lists else 0  # lists are merged from files, not from vectors
+        # Lists are merged from files, not from vectors.
+        passes = int(factory.lossy) if factory.lists else readings(factory)
         shows = progress if passes else False
         with writing(out, mend=_MEND), vectors_shown(factory, passes * plan.count, blocks, show=shows) as shown:
             if factory.lists:

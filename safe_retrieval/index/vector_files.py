@@ -83,6 +83,11 @@ def write_vectors(
     return VectorFiles(path, write_originals(folder, factory, dimension, count, blocks))
 
 
+def readings(factory: Factory) -> int:
+    """How often :func:`write_vectors` reads the vectors: to add them, to train on some, to keep them as given."""
+    return 1 + (not factory.exact and factory.codes != "HNSW") + factory.lossy
+
+
 def write_originals(
     folder: Path, factory: Factory, dimension: int, count: int, blocks: Callable[[], Iterable[FloatMatrix]]
 ) -> Path | None:

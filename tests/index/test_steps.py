@@ -140,6 +140,15 @@ def test_shards_in_one_process(tmp_path: Path) -> None:
     assert len(encoder.document_calls) == 3
 
 
+def test_an_ordinary_build_ends_a_plan(tmp_path: Path) -> None:
+    plan_build(DOCUMENTS, HashEncoder(), tmp_path, shards=1)
+    embed_shard(tmp_path, 0, HashEncoder())
+    with pytest.raises(DataError):
+        build_index([*DOCUMENTS[:9], DOCUMENTS[0]], HashEncoder(), tmp_path)
+    with pytest.raises(IndexFolderError, match="no planned build"):  # its documents are gone
+        merge_index(tmp_path)
+
+
 def test_numbers_of_shards() -> None:
     assert shard_number("3/64", 64) == 2
     for text in ("0/64", "65/64", "3", "a/64", "3/", "3/8"):
