@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mteb
+from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from mteb_safe_retrieval.model import safe_retrieval_model
 from mteb_safe_retrieval.task import HarmfulRetrieval
@@ -60,14 +61,15 @@ def run_mteb(
         adapter: of our arms; ``None`` takes the one shipped for the backbone.
         backbone: of our arms; ``None`` takes the adapter's, or the default.
         policy: of our arms; ``None`` takes the adapter's.
-        offline: open no connection; models that only mteb knows are refused then.
+        offline: open no connection; models that only mteb knows are refused then, and so are its tasks unless
+            ``HF_HUB_OFFLINE`` is set, with which the hub's own cache is read.
 
     Raises:
         InputError: an unknown task, a task without its data folder, or a model that may not be fetched.
         DownloadError: the hub cannot be reached for a model or a task.
         DataError, AdapterError, ModelError: data, adapter or a model of ours cannot be had.
     """
-    found = [_task(name, data) for name in tasks]
+    found = [_task(name, data, offline=offline) for name in tasks]
     if model in ARMS:
         loaded: Any = safe_retrieval_model(
             model,
@@ -84,7 +86,7 @@ def run_mteb(
         yield _scores(task, _evaluate(loaded, task, cache), loaded.mteb_model_meta)
 
 
-def _task(name: str, data: str | Path | None) -> Any:
+def _task(name: str, data: str | Path | None, *, offline: bool) -> Any:
     if name == HARM_TASKS[0]:
         return HarmfulRetrieval()
     if name == HARM_TASKS[1]:
@@ -92,10 +94,16 @@ def _task(name: str, data: str | Path | None) -> Any:
             raise InputError(f"{name} reads a data folder; give --data DIR or set SAFE_RETRIEVAL_DATA (docs/data.md)")
         return HarmfulRetrieval.from_data_folder(data)
     try:
-        return mteb.get_task(name)
+        task = mteb.get_task(name)
     except KeyError as error:
         own = ", ".join(HARM_TASKS)
         raise InputError(f"mteb has no task {name!r}; expected one of its names, or one of ours: {own}") from error
+    if offline and not HF_HUB_OFFLINE:
+        raise InputError(
+            f"{name} takes its data from the hub, and offline was asked for; set HF_HUB_OFFLINE=1 as well if the hub's "
+            f"cache has it, or take {' or '.join(HARM_TASKS)}"
+        )
+    return task
 
 
 def _other_model(name: str, *, offline: bool) -> Any:

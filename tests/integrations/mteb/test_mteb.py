@@ -228,10 +228,12 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("gated", "NoSuchTask", "mteb has no task"),
         ("gated", "AdvBenchIRControlled", "--data DIR"),
+        ("gated", "SciFact", "set HF_HUB_OFFLINE=1 as well"),
         ("intfloat/e5-small-v2", "SafeRetrievalProbes", "loaded by mteb, from the hub"),
     ],
 )
-def test_what_cannot_run_says_so(subject: str, task: str, message: str) -> None:
+def test_what_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch, subject: str, task: str, message: str) -> None:
+    monkeypatch.setattr("mteb_safe_retrieval.run.HF_HUB_OFFLINE", False)
     with pytest.raises(InputError, match=message):
         list(run_mteb(subject, [task], offline=True))
 
