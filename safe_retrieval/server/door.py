@@ -50,7 +50,7 @@ class Door:
             await send({"type": "websocket.close", "code": 1000})
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif scope["path"] in PROBES:
+        elif scope["path"].removeprefix(scope.get("root_path", "")) in PROBES:
             await self._app(scope, _replaying(b""), send)
         else:
             try:

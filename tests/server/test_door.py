@@ -37,6 +37,17 @@ def test_probes_need_no_key(client: Client) -> None:
     assert [opened.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
 
 
+async def test_probes_need_no_key_where_the_application_is_mounted() -> None:
+    app = Inside()
+    door = Door(app, settings=ServerSettings(), keys=RING)
+    scope = dict(SCOPE) | {"path": "/search/healthz", "root_path": "/search"}
+    work = asyncio.ensure_future(door(scope, Inside(), Inside()))
+    async with asyncio.timeout(5):
+        await app.reached.wait()
+    work.cancel()
+    await asyncio.wait({work})
+
+
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"])
 def test_without_keys_a_loopback_name_is_answered(client: Client, host: str) -> None:
     assert client().get("/v1/models", headers={"host": host}).status_code == 200
