@@ -71,7 +71,7 @@ class Endpoint:
         name: for messages.
 
     Raises:
-        ConfigError: a variable of the environment is not set.
+        ConfigError: a variable of the environment is not set, or what it gives is no address or no header.
     """
 
     def __init__(self, settings: EndpointSettings, name: str) -> None:
@@ -79,8 +79,12 @@ class Endpoint:
 
         self._settings, self._name = settings, name
         self._url = filled(settings.url)
+        try:
+            httpx.URL(self._url)
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"{name}: {settings.url} is no address: {error}") from error
         self._client = httpx.Client(
-            headers={key: filled(value) for key, value in settings.headers.items()},
+            headers={key: _header(key, value) for key, value in settings.headers.items()},
             timeout=settings.timeout,
             follow_redirects=False,
         )
@@ -138,10 +142,8 @@ class Endpoint:
                 content = self._read(response)
         except httpx.TimeoutException as error:
             raise NoAnswerError(f"nothing within {self._settings.timeout:g} s") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # of the network, and a body that is not compressed as it says
             raise NoAnswerError(f"{type(error).__name__}: {error}") from error
-        except httpx.InvalidURL as error:
-            raise ConfigError(f"{self._name}: {self._settings.url} is no address: {error}") from error
         status = response.status_code
         if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
             self._pace.pause(response.headers.get("Retry-After"))
@@ -185,6 +187,14 @@ def filled(text: str) -> str:
         return found
 
     return _VARIABLE.sub(value, text)
+
+
+def _header(name: str, value: str) -> str:
+    """A header's value. One that cannot be sent is refused here: HTTP's own message would quote it, key and all."""
+    text = filled(value).strip()
+    if not (text.isascii() and text.isprintable()):
+        raise ConfigError(f"expected printable ASCII on one line as the header {name}; look at what is filled into it")
+    return text
 
 
 class _Pace:

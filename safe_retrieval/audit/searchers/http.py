@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from safe_retrieval.audit.searchers.endpoint import Endpoint, EndpointSettings, NoAnswerError, filled
 from safe_retrieval.audit.searching import Answer, Found, Vectors, hazard_named
+from safe_retrieval.encoder.texts import readable
 
 QUERY, K = "{query}", "{k}"
 
@@ -121,8 +122,8 @@ class HttpSearcher:
         (hits, refused), seconds = self._endpoint.ask(
             self._read,
             method=method.value,
-            json=_inserted(self._body, query, k) if method is Method.POST else None,
-            params=_inserted(self._params, query, k),
+            json=_inserted(self._body, readable(query), k) if method is Method.POST else None,
+            params=_inserted(self._params, readable(query), k),
         )
         return Answer(hits, seconds, flagged=refused)
 
@@ -140,6 +141,10 @@ class HttpSearcher:
         identifier, score, text = (self._value(field, result) for field in ("id", "score", "text"))
         if text is not None and not isinstance(text, str):
             raise NoAnswerError(f"expected a string at {self._settings.text} of a result, found {type(text).__name__}")
+        if not isinstance(identifier, str | int | float | None):  # its content would stand in every report
+            raise NoAnswerError(
+                f"expected a string or number at {self._settings.id} of a result, found {type(identifier).__name__}"
+            )
         if identifier is None and text is None:
             raise NoAnswerError(f"a result has neither {self._settings.id} nor {self._settings.text}")
         if self._settings.score is not None and not _is_number(score):

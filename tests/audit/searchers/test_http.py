@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -13,6 +14,7 @@ from safe_retrieval.audit.probes import ProbeSet
 from safe_retrieval.audit.results import ArmResult
 from safe_retrieval.audit.runner import run_audit
 from safe_retrieval.audit.searchers.embeddings import EmbeddingsClient, EmbeddingsEncoder, EmbeddingsEndpoint
+from safe_retrieval.audit.searchers.endpoint import NoAnswerError
 from safe_retrieval.audit.searchers.http import HttpSearcher, SearchEndpoint
 from safe_retrieval.audit.searching import Holds
 from safe_retrieval.errors import AuditError, ConfigError
@@ -133,6 +135,40 @@ def test_keys_come_from_the_environment_and_stay_out_of_reports(
         monkeypatch.delenv("SEARCH_TOKEN")
         with pytest.raises(ConfigError, match="environment variable SEARCH_TOKEN"):
             HttpSearcher(endpoint(server, headers=headers), "api")
+
+
+def test_a_header_that_cannot_be_sent_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"Authorization": "Bearer ${SEARCH_TOKEN}"}
+    for token in ("s3cret\nmore", "s3cret\u2019"):
+        monkeypatch.setenv("SEARCH_TOKEN", token)
+        with pytest.raises(ConfigError, match="as the header Authorization") as caught:
+            HttpSearcher(SearchEndpoint(url="http://127.0.0.1:9", headers=headers), "api")
+        assert "s3cret" not in str(caught.value)
+
+
+def test_what_is_no_address_is_told() -> None:
+    with pytest.raises(ConfigError, match="http://host:port is no address"):
+        HttpSearcher(SearchEndpoint(url="http://host:port"), "api")
+
+
+def test_a_query_that_is_no_utf_8_is_asked_all_the_same(probe_set: ProbeSet) -> None:
+    with search_endpoint(holding(probe_set)) as server:
+        HttpSearcher(endpoint(server), "api").search(["word1 \ud800"], 3)
+    assert list(server.asked) == ["word1 \ufffd"]
+
+
+def test_a_body_that_is_not_compressed_as_it_says_is_told() -> None:
+    searcher = HttpSearcher(SearchEndpoint(url="http://x", retries=0), "api")
+    reply = lambda _: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no"))  # noqa: E731
+    searcher._endpoint._client = httpx.Client(transport=httpx.MockTransport(reply))
+    with pytest.raises(AuditError, match="the last: DecodingError"):
+        searcher.search(["word1"], 3)
+
+
+def test_an_id_that_is_a_whole_result_is_refused() -> None:
+    searcher = HttpSearcher(SearchEndpoint(url="http://x", id="$"), "api")
+    with pytest.raises(NoAnswerError, match="expected a string or number at"):
+        searcher._read({"results": [{"score": 1, "text": "harm"}]})
 
 
 def test_a_rate_limit_holds_over_threads(probe_set: ProbeSet) -> None:
