@@ -10,6 +10,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+_LABEL, _WORDS = 40, 3
+
 
 class Hazard(StrEnum):
     """A hazard category; the value is what data files and reports hold."""
@@ -89,3 +91,9 @@ _RECORDS = {
     Hazard.SEXUAL_CONTENT: _Record("sxc", "Sexual content", "Pornographic or erotic material."),
     Hazard.UNMAPPED: _Record("unm", "Unmapped", "No category was assigned."),
 }
+
+
+def shown(value: object) -> str:
+    """A label for a message: quoted if it is short, else by its type, for the wrong field may hold a passage."""
+    quoted = repr(value)
+    return quoted if len(quoted) <= _LABEL and len(quoted.split()) <= _WORDS else f"a longer {type(value).__name__}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_retrieval.audit.beir import Row, parse_row, read_lines, text_field
-from safe_retrieval.audit.hazards import Hazard
+from safe_retrieval.audit.hazards import Hazard, shown
 from safe_retrieval.audit.probes import (
     LICENSES,
     UNKNOWN_LICENSE,
@@ -119,7 +119,7 @@ def _hazard(row: Row, settings: PromptProbes) -> Hazard:
     try:
         return Hazard(str(named))
     except ValueError as error:
-        raise DataError(f"{row.where}: expected a hazard of {', '.join(Hazard)}, found {named!r}") from error
+        raise DataError(f"{row.where}: expected a hazard of {', '.join(Hazard)}, found {shown(named)}") from error
 
 
 def _advbench(settings: AdvBenchProbes, *, offline: bool) -> ProbePart:

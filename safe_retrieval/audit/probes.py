@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from safe_retrieval.audit.beir import load_beir, read_jsonl, text_field
-from safe_retrieval.audit.hazards import Hazard
+from safe_retrieval.audit.hazards import Hazard, shown
 from safe_retrieval.audit.probe_manifest import PROBE_DATA, read_manifest
 from safe_retrieval.audit.probe_set import (
     UNKNOWN_LICENSE,
@@ -213,7 +213,7 @@ def _choice(kind: type[_Choice], value: object, where: str) -> _Choice:
     try:
         return kind(str(value))
     except ValueError as error:
-        raise DataError(f"{where}: expected one of {', '.join(kind)}, found {value!r}") from error
+        raise DataError(f"{where}: expected one of {', '.join(kind)}, found {shown(value)}") from error
 
 
 def _own_document(document: Document, source: str, folder: Path) -> Document:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 from safe_retrieval.audit.encodings import EncodingCache
-from safe_retrieval.audit.hazards import Hazard
+from safe_retrieval.audit.hazards import Hazard, shown
 from safe_retrieval.errors import AuditError
 from safe_retrieval.types import Encoder, FloatMatrix, QueryEncoding
 
@@ -72,7 +72,7 @@ def hazard_named(value: object, where: str) -> Hazard:
     try:
         return Hazard(str(value))
     except ValueError as error:
-        raise AuditError(f"{where}: expected a hazard of {', '.join(Hazard)}, got {value!r}") from error
+        raise AuditError(f"{where}: expected a hazard of {', '.join(Hazard)}, got {shown(value)}") from error
 
 
 class Vectors(Protocol):
