@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from safe_retrieval.errors import EncoderMismatchError, IndexFolderError, IndexFormatError, InputError
-from safe_retrieval.index import folder as folders
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.exact import ExactIndex
 from safe_retrieval.index.faiss_files import write_flat
 from safe_retrieval.index.faiss_index import FaissIndex, read_faiss
 from safe_retrieval.index.folder import load_index, verify_index
-from safe_retrieval.index.manifest import read_manifest, record_file
+from safe_retrieval.index.manifest import check_file, read_manifest, record_file
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
 
@@ -201,12 +200,12 @@ def test_readers_see_the_old_or_the_new_index_while_it_is_replaced(tmp_path: Pat
 def test_an_index_that_changes_while_it_is_verified_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index, encoder = tmp_path / "index", HashEncoder()
     build_index(DOCUMENTS[:10], encoder, index)
-    check, waiting = folders.check_file, [True]
+    waiting = [True]
 
     def late(*given: Any, **named: Any) -> Path:
         if waiting and waiting.pop():
             build_index(DOCUMENTS[:11], encoder, index)
-        return check(*given, **named)
+        return check_file(*given, **named)
 
-    monkeypatch.setattr(folders, "check_file", late)
+    monkeypatch.setattr("safe_retrieval.index.folder.check_file", late)
     assert verify_index(index) == []
