@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -218,9 +218,9 @@ class DocumentStore:
         with self._lock:
             bits = self._matches.get(condition)
         if bits is None:
-            rows = self._query(f"SELECT position FROM documents WHERE {condition.sql}", condition.values)  # noqa: S608 (made by filters.py, values are bound)
+            statement = f"SELECT position FROM documents WHERE {condition.sql}"  # noqa: S608 (made by filters.py, values are bound)
             mask = np.zeros(len(self), dtype=np.bool_)
-            mask[[row[0] for row in rows]] = True
+            mask[self._query(statement, condition.values, _positions)] = True
             bits = np.packbits(mask)
         with self._lock:
             self._matches[condition] = bits
@@ -278,10 +278,16 @@ class DocumentStore:
             # Only column names of this module and question marks are put into the statement; values are bound.
             yield from self._query(f"SELECT {columns} FROM documents WHERE {key} IN ({marks})", part)  # noqa: S608 (above)
 
-    def _query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def _query(
+        self,
+        statement: str,
+        values: Sequence[Any] = (),
+        fetch: Callable[[sqlite3.Cursor], Any] = sqlite3.Cursor.fetchall,
+    ) -> Any:
+        """What ``fetch`` makes of the rows: a list of tuples as a rule."""
         try:
             with self._lock, closing(self._connection.execute(statement, values)) as cursor:
-                return cursor.fetchall()
+                return fetch(cursor)
         except sqlite3.DatabaseError as error:
             raise IndexFormatError(
                 f"{self.path} cannot be read: {error}; restore it, or build the index again"
@@ -293,6 +299,11 @@ class DocumentStore:
             return Document(identifier, text, title, _parsed(metadata))
         except ValueError as error:
             raise IndexFormatError(f"{self.path}: the metadata of {identifier!r} is damaged: {error}") from error
+
+
+def _positions(cursor: sqlite3.Cursor) -> NDArray[np.int64]:
+    """One number a row, at 8 bytes each; as tuples, those of ten million documents would take a gigabyte."""
+    return np.fromiter((row[0] for row in cursor), dtype=np.int64)
 
 
 def _parsed(metadata: str) -> dict[str, Any]:
