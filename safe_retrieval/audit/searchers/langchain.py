@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,11 +64,27 @@ def load_object(path: str, folder: Path) -> Any:
             found: Any = importlib.import_module(name)
             for part in attribute.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a module of the user's own may raise anything, a missing key for one
             raise ConfigError(
-                f"{path} cannot be imported: {error}; run where {name} can be, or mend the name"
+                f"{path} cannot be imported: {_told(error)}; run where {name} can be, or mend the name"
             ) from error
     return found
+
+
+_QUOTE = 4
+"""Words in a row that make a message a quotation."""
+
+
+def _told(error: Exception, texts: Sequence[str] = ()) -> str:
+    """What foreign code raised, without its message where that quotes one of the texts: messages go into logs."""
+    message, kind = str(error), type(error).__name__
+    said = " ".join(re.findall(r"\w+", message.casefold()))
+    for text in texts:
+        words = re.findall(r"\w+", text.casefold())
+        runs = (" ".join(words[start : start + _QUOTE]) for start in range(max(len(words) - _QUOTE, 0) + 1))
+        if any(run and f" {run} " in f" {said} " for run in runs):
+            return f"{kind} (its message quotes a text of the audit and is left out)"
+    return f"{kind}: {message}"
 
 
 @contextmanager
@@ -117,7 +135,10 @@ class LangChainSearcher:
         is_store, is_retriever = _kind("vectorstores", "VectorStore"), _kind("retrievers", "BaseRetriever")
         found = load_object(path, folder)
         if not (is_store(found) or is_retriever(found)) and callable(found):
-            found = found()
+            try:
+                found = found()
+            except Exception as error:  # the user's own code, as above
+                raise ConfigError(f"{path} raised when it was called: {_told(error)}; mend it") from error
         if not (is_store(found) or is_retriever(found)):
             raise ConfigError(
                 f"{path} is a {type(found).__name__}; expected a LangChain VectorStore or BaseRetriever, or a function "
@@ -150,9 +171,10 @@ class LangChainSearcher:
         try:
             pairs = self._ask(query, k)
         except Exception as error:  # whatever foreign code raises, the audit names who did
-            told = str(error).replace(query, "[the query]")  # which may be harmful, and messages go into logs
-            raise AuditError(f"{self._path} raised {type(error).__name__} when it was asked: {told}") from error
+            raise AuditError(f"{self._path} raised when it was asked: {_told(error, [query])}") from error
         seconds = time.perf_counter() - start
+        if not all(score is None or math.isfinite(score) for _, score in pairs):
+            raise AuditError(f"{self._path} returned a score that is no finite number; expected one for each passage")
         return Answer(tuple(self._found(document, score) for document, score in pairs), seconds)
 
     def _of_store(self, store: Any) -> Callable[[str, int], list[_Scored]]:
@@ -196,7 +218,17 @@ class _LangChainVectors:
         return f"{kind.__module__}.{kind.__qualname__} {hashlib.sha256(vector.tobytes()).hexdigest()}"
 
     def queries(self, texts: Sequence[str]) -> FloatMatrix:
-        return np.asarray([self._embeddings.embed_query(text) for text in texts], dtype=np.float32)
+        return self._rows(lambda: [self._embeddings.embed_query(text) for text in texts], texts)
 
     def documents(self, texts: Sequence[str]) -> FloatMatrix:
-        return np.asarray(self._embeddings.embed_documents(list(texts)), dtype=np.float32)
+        return self._rows(lambda: self._embeddings.embed_documents(list(texts)), texts)
+
+    def _rows(self, embed: Callable[[], list[list[float]]], texts: Sequence[str]) -> FloatMatrix:
+        kind = type(self._embeddings).__qualname__
+        try:
+            rows = np.asarray(embed(), dtype=np.float32)
+        except Exception as error:  # foreign code, as above
+            raise AuditError(f"the embedder {kind} raised: {_told(error, texts)}") from error
+        if rows.ndim != 2 or len(rows) != len(texts) or not np.isfinite(rows).all():
+            raise AuditError(f"the embedder {kind} gave {rows.shape} for {len(texts)} texts; expected finite rows")
+        return rows

@@ -111,7 +111,51 @@ def test_what_a_store_raises_is_told(tmp_path: Path, module: dict[str, object]) 
             raise KeyError("gone")
 
     module["found"] = Broken(Hashed())
-    with pytest.raises(AuditError, match="user_module:found raised KeyError when it was asked: 'gone'"):
+    with pytest.raises(AuditError, match="user_module:found raised when it was asked: KeyError: 'gone'"):
+        LangChainSearcher("user_module:found", tmp_path).search(["word1"], 3)
+
+
+@pytest.mark.parametrize("message", ["no hits for {!r}", "bad input_value='{:.24}...'"])
+def test_a_message_that_quotes_the_query_is_left_out(tmp_path: Path, module: dict[str, object], message: str) -> None:
+    query = "word1 word2's word3 word4 word5 word6"
+
+    class Broken(InMemoryVectorStore):
+        def similarity_search_with_score(self, *_: object, **__: object) -> list[tuple[LangChainDocument, float]]:
+            raise ValueError(message.format(query))
+
+    module["found"] = Broken(Hashed())
+    with pytest.raises(AuditError, match=r"ValueError \(its message quotes a text") as caught:
+        LangChainSearcher("user_module:found", tmp_path).search([query], 3)
+    assert "word2" not in str(caught.value)
+
+
+def test_what_a_factory_a_module_or_an_embedder_raises_is_an_error_of_the_audit(
+    tmp_path: Path, module: dict[str, object]
+) -> None:
+    class Failing(Hashed):
+        def embed_query(self, text: str) -> list[float]:
+            raise RuntimeError(f"refused: {text}")
+
+    module["found"] = lambda: {}["OPENAI_API_KEY"]
+    with pytest.raises(ConfigError, match="raised when it was called: KeyError: 'OPENAI_API_KEY'"):
+        LangChainSearcher("user_module:found", tmp_path)
+    (tmp_path / "raising_module.py").write_text("raise RuntimeError('no key')")
+    with pytest.raises(ConfigError, match="cannot be imported: RuntimeError: no key"):
+        LangChainSearcher("raising_module:found", tmp_path)
+    module["found"] = InMemoryVectorStore(Failing())
+    vectors = LangChainSearcher("user_module:found", tmp_path).vectors
+    assert vectors is not None
+    with pytest.raises(AuditError, match=r"the embedder .*Failing raised: RuntimeError \(its message quotes"):
+        vectors.queries(["one two three four five"])
+
+
+def test_a_score_that_is_no_number_would_break_the_report(tmp_path: Path, module: dict[str, object]) -> None:
+    class Broken(InMemoryVectorStore):
+        def similarity_search_with_score(self, *_: object, **__: object) -> list[tuple[LangChainDocument, float]]:
+            return [(LangChainDocument("word1"), float("nan"))]
+
+    module["found"] = Broken(Hashed())
+    with pytest.raises(AuditError, match="a score that is no finite number"):
         LangChainSearcher("user_module:found", tmp_path).search(["word1"], 3)
 
 
