@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,8 +96,8 @@ def ask(target: Target, probe_set: ProbeSet, *, k: int) -> ArmRun:
     """Ask a target everything and check what came.
 
     Raises:
-        AuditError: it asked nothing, or returned another number of answers, too many hits, a document twice, or one
-            that is not in the corpus: its figures would mean nothing.
+        AuditError: it asked nothing, or returned another number of answers, too many hits, a document twice, one that
+            is not in the corpus, or a score that is no finite number: its figures would mean nothing.
     """
     answers = target.ask(probe_set.queries, k=k)
     if not answers.probes or len(answers.probes) != len(answers.retrievals):
@@ -115,6 +116,8 @@ def ask(target: Target, probe_set: ProbeSet, *, k: int) -> ArmRun:
                 f"{target.name} returned {len(ids)} documents, {len(set(ids))} of them distinct, for query "
                 f"{probe.id!r}; expected at most {k}, none twice"
             )
+        if not all(math.isfinite(hit.score) for hit in retrieval.hits):  # JSON and the page's script have no NaN
+            raise AuditError(f"{target.name} gave query {probe.id!r} a score that is no finite number")
     return ArmRun(target.name, target.has_gate, probe_set, answers)
 
 

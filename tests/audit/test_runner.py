@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from safe_retrieval.audit.runner import run_audit
 from safe_retrieval.audit.targets import RetrieverTarget
 from safe_retrieval.errors import AuditError, InputError
 from safe_retrieval.metrics import wilson
+from safe_retrieval.types import Hit, Retrieval
 from tests.audit.fakes import make_probe_set, scripted
 
 BASELINE = {
@@ -254,3 +256,14 @@ def test_harm_without_a_benign_control_is_refused(probe_set: ProbeSet) -> None:
 def test_cutoffs_are_ranks(probe_set: ProbeSet) -> None:
     with pytest.raises(InputError, match="got 0"):
         run_audit(probe_set, [RetrieverTarget(scripted(probe_set, BASELINE), "input")], cutoffs=(0,))
+
+
+def test_a_score_that_is_no_finite_number_is_refused(probe_set: ProbeSet) -> None:
+    class Unscored:
+        name = "unscored"
+
+        def retrieve(self, queries: Sequence[str], *, k: int = 10) -> list[Retrieval]:
+            return [Retrieval((Hit("B1", float("nan")),)) for _ in queries]
+
+    with pytest.raises(AuditError, match="unscored gave query 'h1' a score that is no finite number"):
+        run_audit(probe_set, [RetrieverTarget(Unscored(), "unscored")])
