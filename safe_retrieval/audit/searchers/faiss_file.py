@@ -112,6 +112,11 @@ class FaissSearcher:
         ]
 
     def _found(self, label: int, score: float) -> Found:
+        if not self._has_labels and label >= len(self._texts):  # as an inverted file has that was filled with ids
+            raise AuditError(
+                f"{self._path} returned the label {label}, and there are {len(self._texts)} texts; its vectors have "
+                "ids of their own, so fill it anew in the order of the texts"
+            )
         document = self._by_label.get(str(label)) if self._has_labels else self._texts[label]
         if document is None:
             raise AuditError(f"{self._path} returned the label {label}, and no text has the id {str(label)!r}")

@@ -80,3 +80,12 @@ def test_nprobe_of_an_inverted_file(tmp_path: Path) -> None:
     assert searcher.record["nprobe"] == 2
     (answer,) = searcher.search(["word1 word2"], 100)
     assert len(answer.hits) == 30
+
+
+def test_an_inverted_file_with_ids_of_its_own_is_told(tmp_path: Path) -> None:
+    index = faiss.index_factory(32, "IVF2,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(VECTORS)
+    index.add_with_ids(VECTORS, np.arange(len(VECTORS), dtype=np.int64) + 500)
+    searcher = FaissSearcher(written(tmp_path, index), OWN_PASSAGES, EncoderVectors(HashEncoder()), nprobe=2)
+    with pytest.raises(AuditError, match=r"returned the label 5\d\d, and there are 30 texts"):
+        searcher.search(["word1"], 3)
