@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
@@ -45,11 +46,14 @@ def _root(
 
 
 def run() -> None:
-    """Run the program; an expected error is one line on stderr and exit code 2."""
+    """Run the program; an expected error is one line on stderr, a crash a traceback, and either is exit code 2."""
     try:
         app()
     except SafeRetrievalError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except Exception:  # noqa: BLE001 - Python's own exit code for a crash is 1, which a gate takes for a verdict
+        traceback.print_exc()
         sys.exit(2)
 
 

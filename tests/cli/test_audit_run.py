@@ -54,6 +54,20 @@ def test_exit_code_2_and_one_line_where_the_audit_cannot_be_carried_out(
     assert captured.err.count("\n") == 1
 
 
+def test_a_crash_is_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("safe_retrieval.audit.configured.carry_out", crash)
+    monkeypatch.setattr("sys.argv", ["safe-retrieval", "audit", "run", str(write(tmp_path))])
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 2
+    assert "ZeroDivisionError: a fault of ours" in capsys.readouterr().err
+
+
 def test_revealing_is_said(tmp_path: Path) -> None:
     result = cli("run", write(tmp_path), "--reveal")
     assert result.exit_code == 0, result.output
