@@ -52,9 +52,9 @@ def run() -> None:
     except SafeRetrievalError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except Exception:  # noqa: BLE001 - Python's own exit code for a crash is 1, which a gate takes for a verdict
+    except Exception as error:  # Python's own exit code for a crash is 1, which a gate takes for a verdict
         traceback.print_exc()
-        sys.exit(2)
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":
