@@ -54,9 +54,11 @@ class SafeDatasetIndex(BaseIndex):
             InputError: neither text nor vector, ``k`` below 1, an unknown argument, or a vector where a gate needs the
                 text to judge it.
         """
-        scores, indices = self.search_batch(
-            [query] if isinstance(query, str) else np.asarray(query)[None], k, **arguments
-        )
+        if not isinstance(query, str):
+            query = np.asarray(query)
+            if query.dtype.kind not in "fiu":
+                raise InputError("expected a text or a vector of numbers as query")
+        scores, indices = self.search_batch([query] if isinstance(query, str) else query[None], k, **arguments)
         return SearchResults(scores[0], indices[0])
 
     def search_batch(self, queries: Any, k: int = 10, **arguments: Any) -> BatchedSearchResults:

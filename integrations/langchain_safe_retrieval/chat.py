@@ -97,8 +97,13 @@ class LocalChatModel(BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002  # nothing to report before the end
-        **_: Any,
+        **unknown: Any,
     ) -> ChatResult:
+        if unknown:  # a bound that is not kept must not pass for one that is
+            raise InputError(
+                f"unknown arguments: {', '.join(sorted(unknown))}; max_new_tokens and temperature are fields of the "
+                "model, and a call takes stop"
+            )
         with self._one_answer:
             model = self.language_model
             asked = conversation_ids(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.encoder.texts import clean_texts
-from safe_retrieval.errors import InputError
+from safe_retrieval.errors import InputError, SafeRetrievalError
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
 from safe_retrieval.types import Encoder, FloatMatrix, FloatVector
 
@@ -137,11 +137,24 @@ class EncoderEngine:
         if not batch:  # an earlier batch took them along
             return
         try:
-            found = self._encoded([each.text for each in batch], judged=any(each.judged for each in batch))
+            self._loaded_query()  # once: what cannot be loaded fails all
+            self._answer(batch)
         except BaseException as error:
             for waiting in batch:
-                waiting.answer.set_exception(error)
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(error)
             raise
+
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            found = self._encoded([each.text for each in batch], judged=any(each.judged for each in batch))
+        except (SafeRetrievalError, RuntimeError, MemoryError) as error:
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+                return
+            for each in batch:
+                self._answer([each])  # one caller's bad text is not its neighbours' fault
+            return
         for waiting, encoded in zip(batch, found, strict=True):
             waiting.answer.set_result(encoded)
 

@@ -15,6 +15,7 @@ import tempfile
 import uuid
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -126,8 +127,12 @@ class SafeRetrievalVectorStore(VectorStore):
             InputError, IndexFolderError: as :meth:`create` and :meth:`add_documents`.
         """
         _refuse(unknown)
-        folder = tempfile.mkdtemp(prefix="safe-retrieval-") if path is None else path
-        store = cls.create(folder, embedding)
+        with ExitStack() as on_failure:
+            folder = tempfile.mkdtemp(prefix="safe-retrieval-") if path is None else path
+            if path is None:
+                on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
+            store = cls.create(folder, embedding)
+            on_failure.pop_all()
         if path is None:
             weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
         store.add_texts(texts, metadatas, ids=ids)
@@ -404,4 +409,7 @@ def _relevance(cosine: float) -> float:
 def _refuse(unknown: dict[str, Any]) -> None:
     """A misspelt filter must not be a search without a filter."""
     if unknown:
-        raise InputError(f"unknown arguments: {', '.join(unknown)}; a search takes k, filter, fetch_k and lambda_mult")
+        raise InputError(
+            f"unknown arguments: {', '.join(unknown)}; a search takes k and filter, and one by maximal marginal "
+            "relevance fetch_k and lambda_mult as well"
+        )

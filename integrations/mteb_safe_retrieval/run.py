@@ -130,6 +130,8 @@ def _evaluate(model: Any, task: Any, cache: Any) -> Any:
     try:
         (result,) = mteb.evaluate(model, task, cache=cache, show_progress_bar=False, co2_tracker=False).task_results
     except (OSError, HfHubHTTPError, httpx.HTTPError) as error:
+        if task.metadata.name in HARM_TASKS:
+            raise
         raise DownloadError(
             f"{task.metadata.name} takes its data from the Hugging Face hub, which gave: {error}; "
             f"{' and '.join(HARM_TASKS)} need no hub"

@@ -107,7 +107,8 @@ def _assemble(module: SafeRetrievalModule, device: str | None, settings: dict[st
 def _check_modules(folder: Path) -> None:
     own = f"{SafeRetrievalModule.__module__}.{SafeRetrievalModule.__name__}"
     modules = _read(folder / _MODULES)
-    types = [entry.get("type") if isinstance(entry, dict) else None for entry in modules]
+    entries = modules if isinstance(modules, list) else [modules]
+    types = [entry.get("type") if isinstance(entry, dict) else None for entry in entries]
     if types != [own]:
         raise InputError(
             f"{folder / _MODULES}: expected one module, {own}, got {types}; load other models with SentenceTransformer"

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,16 +102,18 @@ def open_served(
     from safe_retrieval.encoder.progress import quiet_loading
     from safe_retrieval.index.folder import load_index  # brings faiss
 
-    opened = None if index is None else load_index(index, read_only=True)
-    chosen = document_encoder if opened is None else opened.manifest.encoder.name
-    loader = ArmLoader(chosen, adapter=adapter, backbone=backbone, offline=offline)
-    with quiet_loading():  # stderr is the log
-        pair = loader.paired(arm)
-        judge = loader.refusal_encoder(arm) if gate.needs_verdict else None
-    if opened is not None:
-        opened.check_encoder(pair)
-    if not isinstance(pair.document, InputEncoder):
-        raise ModelError(f"expected a document encoder that counts tokens, got {type(pair.document).__name__}")
+    with ExitStack() as on_failure:
+        opened = None if index is None else on_failure.enter_context(load_index(index, read_only=True))
+        chosen = document_encoder if opened is None else opened.manifest.encoder.name
+        loader = ArmLoader(chosen, adapter=adapter, backbone=backbone, offline=offline)
+        with quiet_loading():  # stderr is the log
+            pair = loader.paired(arm)
+            judge = loader.refusal_encoder(arm) if gate.needs_verdict else None
+        if opened is not None:
+            opened.check_encoder(pair)
+        if not isinstance(pair.document, InputEncoder):
+            raise ModelError(f"expected a document encoder that counts tokens, got {type(pair.document).__name__}")
+        on_failure.pop_all()  # the engine closes the index
     return Served(
         name=name or f"safe-retrieval-{arm.value}",
         encoder=pair,

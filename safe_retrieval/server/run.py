@@ -8,11 +8,11 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from safe_retrieval._extras import require
-from safe_retrieval.errors import InputError
+from safe_retrieval.errors import InputError, ModelError
 from safe_retrieval.server.app import PURPOSE, create_app
 from safe_retrieval.server.engine import Served
 from safe_retrieval.server.keys import KeyRing
@@ -55,7 +55,12 @@ def serve(
 def serve_on(
     listening: socket.socket, served: Served, *, settings: ServerSettings | None = None, keys: KeyRing | None = None
 ) -> None:
-    """:func:`serve` on a socket that is bound already, as :func:`bound` gives it."""
+    """:func:`serve` on a socket that is bound already, as :func:`bound` gives it.
+
+    Raises:
+        InputError, MissingExtraError: as :func:`serve`.
+        ModelError: the models are loaded and cannot be computed with.
+    """
     settings, keys = settings or ServerSettings(), keys or KeyRing()
     host, port = listening.getsockname()[:2]
     check_exposure(host, has_keys=bool(keys))
@@ -64,7 +69,10 @@ def serve_on(
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         fields = {"url": url, "model": served.name, "keys": len(keys), "gate": served.gate.action.value}
         log.info("listening", extra={"fields": fields})
-        server.run(sockets=[listening])
+        with suppress(SystemExit):  # uvicorn's way to say that the application did not start
+            server.run(sockets=[listening])
+        if not server.started and not server.config.app.state.endpoints.draining:
+            raise ModelError("the server did not start: its first pass failed; the log has the reason")
         log.info("stopped")
 
 

@@ -192,6 +192,11 @@ async def test_requests_in_progress_have_a_bound() -> None:
     await app.reached.wait()
     await door(dict(SCOPE), receive, send)
     assert sent[0]["status"] == 429
+    metrics = asyncio.ensure_future(door(dict(SCOPE) | {"path": "/metrics", "method": "GET"}, receive, send))
+    await asyncio.sleep(0.05)
+    assert all(message.get("status", 429) == 429 for message in sent)
+    assert sum("status" in message for message in sent) == 1  # let in, and as slow as the application inside
+    metrics.cancel()
     assert (b"retry-after", b"1") in sent[0]["headers"]
     first.cancel()
     await asyncio.wait({first})

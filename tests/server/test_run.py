@@ -14,7 +14,7 @@ import numpy as np
 import openai
 import pytest
 
-from safe_retrieval.errors import InputError
+from safe_retrieval.errors import InputError, ModelError
 from safe_retrieval.server.keys import KeyRing
 from safe_retrieval.server.run import bound, serve
 from safe_retrieval.server.settings import ServerSettings
@@ -161,6 +161,15 @@ def test_a_caller_who_hangs_up_costs_no_pass() -> None:
         encoder.gate.set()
         httpx.post(f"{server.url}/v1/embeddings", json={"model": NAME, "input": "a"}).raise_for_status()
     assert len(encoder.batches) == 3  # the one from the start, the one that had begun, and the last
+
+
+def test_models_that_cannot_be_computed_with_are_an_error_and_no_server() -> None:
+    class Failing(QueryEncoder):
+        def encode(self, *_: Any, **__: Any) -> Any:
+            raise ZeroDivisionError("a weight is missing")
+
+    with pytest.raises(ModelError, match="did not start"):
+        serve(served_by(Failing()), port=0)
 
 
 def test_addresses_that_cannot_be_had() -> None:

@@ -87,6 +87,7 @@ def test_rows_of_any_format_and_order(tmp_path: Path) -> None:
         (lambda path: add_safe_index(rows(), "text", path, arm="sideways"), "input, output"),
         (lambda path: add_safe_index(rows(), "text", path).search("text", "a", k=0), "at least 1"),
         (lambda path: add_safe_index(rows(), "text", path).search("text", "a", nprobe=2), "nprobe"),
+        (lambda path: add_safe_index(rows(), "text", path).search("text", {"a": 1}), "a text or a vector"),
         (lambda path: load_safe_index(rows(), "body", path), "column out of id, text"),
     ],
 )

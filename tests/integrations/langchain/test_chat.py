@@ -70,3 +70,5 @@ def test_what_it_cannot_read_is_refused(chat: LocalChatModel) -> None:
         chat.invoke([HumanMessage("a"), ToolMessage("b", tool_call_id="1")])
     with pytest.raises(ValueError, match="greater than"):
         LocalChatModel(max_new_tokens=0)
+    with pytest.raises(InputError, match="unknown arguments: max_tokens"):
+        chat.bind(max_tokens=3).invoke("a")

@@ -76,6 +76,21 @@ async def test_a_fault_reaches_everyone_who_waits_and_nobody_after(
     assert len(await embeddings.aembed_query("c")) == 32
 
 
+async def test_one_callers_bad_query_is_not_its_neighbours_fault(monkeypatch: pytest.MonkeyPatch, known: None) -> None:
+    embeddings = SafeRetrievalEmbeddings()
+    whole = HashEncoder.encode
+
+    def picky(encoder: HashEncoder, texts: list[str], **options: Any) -> Any:
+        if "bad" in texts:
+            raise InputError("no direction for text 0")
+        return whole(encoder, texts, **options)
+
+    monkeypatch.setattr(HashEncoder, "encode", picky)
+    asked = ["a", "bad", "b"]
+    found = await asyncio.gather(*(embeddings.aembed_query(text) for text in asked), return_exceptions=True)
+    assert [isinstance(each, InputError) for each in found] == [False, True, False]
+
+
 def test_settings_come_back_and_the_models_do_not_travel(known: None) -> None:
     embeddings = SafeRetrievalEmbeddings(arm="blend", policy="concise", batch_size=4)
     embeddings.embed_query(HARMLESS)

@@ -203,6 +203,9 @@ def test_a_folder_that_was_changed_is_refused(model: SentenceTransformer, tiny: 
         load_sentence_transformer(tmp_path / "cut", offline=True)
     with pytest.raises(InputError, match=r"modules\.json"):
         load_sentence_transformer(tmp_path / "nowhere", offline=True)
+    (saved("number") / "modules.json").write_text("7")
+    with pytest.raises(InputError, match="expected one module"):
+        load_sentence_transformer(tmp_path / "number", offline=True)
 
 
 def test_models_may_move_and_must_be_the_same(model: SentenceTransformer, tiny: TinyPair, tmp_path: Path) -> None:
