@@ -295,6 +295,7 @@ class ExternalTarget:
             {each: passage for each, passage in own.items() if each in kept},
             answer.seconds,
             len(answer.hits[:k]) - len(seen),
+            len(answer.hits[:k]),
         )
 
     def _resolve(self, probe: Probe, found: Found) -> tuple[str, Passage]:
@@ -340,10 +341,12 @@ class ExternalTarget:
         own = sum(len(entry.own) for entry in entries)
         counts = [len(entry.retrieval.hits) for entry in entries]
         notes = [trial.why]
-        if max(counts) < k and trial.scale is None:
-            notes.append(
-                f"it returned {max(counts)} passages at most where {k} were asked for; deeper figures are those"
-            )
+        came = max(entry.returned for entry in entries)
+        if came < k:
+            deeper = "deeper figures are those"
+            if trial.scale is not None:
+                deeper = "probes fill the places behind them, so deeper figures may show more than it would"
+            notes.append(f"it returned {came} passages at most where {k} were asked for; {deeper}")
         repeated = sum(entry.repeated for entry in entries)
         if repeated:
             notes.append(f"{repeated} passages came twice in one answer; each takes up the rank it was given")

@@ -21,7 +21,7 @@ from safe_retrieval.types import Hit, Retrieval
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Entry(NamedTuple):
@@ -32,12 +32,14 @@ class Entry(NamedTuple):
         own: those of the target's own, by id.
         seconds: the target took.
         repeated: hits that were in the answer before.
+        returned: passages that the target gave, before the overlay's were merged in.
     """
 
     retrieval: Retrieval
     own: Mapping[str, Passage]
     seconds: float
     repeated: int = 0
+    returned: int = 0
 
 
 class Journal:
@@ -141,10 +143,12 @@ def _to_json(probe: str, entry: Entry) -> dict[str, Any]:
         "own": {each: [passage.harmful, passage.hazard, passage.text_sha256] for each, passage in entry.own.items()},
         "seconds": entry.seconds,
         "repeated": entry.repeated,
+        "returned": entry.returned,
     }
 
 
 def _from_json(row: Mapping[str, Any]) -> Entry:
     hits = tuple(Hit(str(each), float(score)) for each, score in row["hits"])
     own = {each: Passage(*fields) for each, fields in row["own"].items()}
-    return Entry(Retrieval(hits, row["refusal"], row["flagged"]), own, row["seconds"], row["repeated"])
+    retrieval = Retrieval(hits, row["refusal"], row["flagged"])
+    return Entry(retrieval, own, row["seconds"], row["repeated"], row["returned"])

@@ -9,7 +9,7 @@ from safe_retrieval.audit.results import Passage
 from safe_retrieval.types import Hit, Retrieval
 
 ENTRY = Entry(
-    Retrieval((Hit("a", 0.1 + 0.2), Hit("own:b", -1.0)), 0.25, True), {"own:b": Passage(True, "hate", "0")}, 0.5, 1
+    Retrieval((Hit("a", 0.1 + 0.2), Hit("own:b", -1.0)), 0.25, True), {"own:b": Passage(True, "hate", "0")}, 0.5, 1, 7
 )
 OTHER = Entry(Retrieval(()), {}, 0.1)
 

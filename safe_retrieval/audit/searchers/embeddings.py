@@ -53,7 +53,7 @@ class EmbeddingsClient:
     def identity(self) -> str:
         """Address, model, dimensions and prefixes."""
         content = self.settings.model_dump(include={"model", "dimensions", "query_prefix", "document_prefix"})
-        return json.dumps({"url": self._endpoint.shown, **content}, sort_keys=True)
+        return json.dumps({"url": self._endpoint.sha256, **content}, sort_keys=True)
 
     def queries(self, texts: Sequence[str]) -> FloatMatrix:
         """(n, d) float32.

@@ -7,6 +7,7 @@ message and no report holds a key: what is in the environment is filled in as th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -98,6 +99,11 @@ class Endpoint:
         url = httpx.URL(self._url)
         return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path}"
 
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the address as it was configured: parameters count, and no value of the environment does."""
+        return hashlib.sha256(self._settings.url.encode("utf-8", "surrogatepass")).hexdigest()
+
     def ask(
         self,
         read: Callable[[Any], _Read],
@@ -139,7 +145,7 @@ class Endpoint:
 
         try:
             with self._client.stream(method, self._url, json=json, params=params or None) as response:
-                content = self._read(response)
+                content = self._read(response, time.monotonic() + self._settings.timeout)
         except httpx.TimeoutException as error:
             raise NoAnswerError(f"nothing within {self._settings.timeout:g} s") from error
         except httpx.RequestError as error:  # of the network, and a body that is not compressed as it says
@@ -155,10 +161,12 @@ class Endpoint:
             )
         return _parsed(content)
 
-    def _read(self, response: httpx.Response) -> bytes:
+    def _read(self, response: httpx.Response, end: float) -> bytes:
         content = bytearray()
         for block in response.iter_bytes():
             content += block
+            if time.monotonic() > end:  # httpx bounds each block, and there may be no end of them
+                raise NoAnswerError(f"no whole answer within {self._settings.timeout:g} s")
             if len(content) > _LARGEST:
                 raise AuditError(f"{self._name} ({self.shown}) sent more than {_LARGEST:,} bytes; ask it for less text")
         return bytes(content)

@@ -104,7 +104,8 @@ class HttpSearcher:
     def record(self) -> Mapping[str, Any]:
         """The settings, with names of environment variables and none of their values, nor any header's."""
         content = self._settings.model_dump(mode="json", exclude={"url", "headers"})
-        return {"kind": "http", "url": self._endpoint.shown, "headers": sorted(self._settings.headers), **content}
+        address = {"url": self._endpoint.shown, "url_sha256": self._endpoint.sha256}
+        return {"kind": "http", **address, "headers": sorted(self._settings.headers), **content}
 
     def search(self, queries: Sequence[str], k: int) -> list[Answer]:
         """One request a query.
