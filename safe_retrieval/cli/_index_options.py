@@ -56,6 +56,13 @@ DatasetConfig = Annotated[
     str | None, typer.Option(help="Configuration of a data set, with hf:.", show_default="its default")
 ]
 Split = Annotated[str | None, typer.Option(help="Split of a data set, with hf:.", show_default="the only one")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory that vectors may take while the index is made, and what --factory auto goes by: 4GB.",
+        show_default="no bound",
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Open no connection.")]
 
@@ -148,8 +155,10 @@ def remark(text: str) -> None:
     err().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def memory_bytes(text: str) -> int:
-    """Bytes out of ``4GB``, ``500 MB`` or a plain number; units are powers of ten."""
+def memory_bytes(text: str | None) -> int | None:
+    """Bytes out of ``4GB``, ``500 MB`` or a plain number, in powers of ten; ``None`` where there is no bound."""
+    if text is None:
+        return None
     found = _MEMORY.fullmatch(text.strip())
     if found is None:
         raise InputError(f"expected an amount of memory such as 4GB or 500MB, got {text!r}")

@@ -25,6 +25,7 @@ from safe_retrieval.cli._index_options import (
     Engine,
     IdField,
     IndexFolder,
+    Memory,
     Offline,
     Overlap,
     SkipBad,
@@ -70,13 +71,7 @@ def build(
             help="Kind of index: auto, Flat, HNSW<links>, SQ8, RaBitQ, IVF<lists>,Flat|SQ8|RaBitQ|PQ<slices>."
         ),
     ] = "Flat",
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="Memory that vectors may take while the index is made, and what --factory auto goes by: 4GB.",
-            show_default="no bound",
-        ),
-    ] = None,
+    memory: Memory = None,
     shards: Annotated[
         int | None,
         typer.Option(min=1, help="Number of shards to cut documents into.", show_default="2048 documents each"),
@@ -107,7 +102,7 @@ def build(
     from safe_retrieval.encoder.input import InputEncoder
 
     began = time.monotonic()
-    bound = None if memory is None else memory_bytes(memory)
+    bound = memory_bytes(memory)
     options = CorpusOptions(
         corpus=corpus,
         id_field=id_field,
@@ -351,7 +346,7 @@ def advise(
     ] = False,
 ) -> None:
     """Say which kind of index fits, and why."""
-    _explain(count, dimension, None if memory is None else memory_bytes(memory), deletes=deletes)
+    _explain(count, dimension, memory_bytes(memory), deletes=deletes)
 
 
 def _explain(count: int, dimension: int, memory: int | None, *, deletes: bool) -> None:

@@ -12,10 +12,12 @@ from safe_retrieval.cli._index_options import (
     CorpusPath,
     IdField,
     IndexFolder,
+    Memory,
     Offline,
     Template,
     TextField,
     TitleField,
+    memory_bytes,
     remark,
 )
 from safe_retrieval.errors import InputError
@@ -38,11 +40,13 @@ def merge(
         str, typer.Option(help="What is done with an id that two of them have: refuse, first or last.")
     ] = "refuse",
     factory: KindOption = None,
+    memory: Memory = None,
 ) -> None:
     """Merge indexes of one encoder into a new one; nothing is encoded, and the old ones stay as they are."""
     from safe_retrieval.index.assemble import merge_indexes
 
-    manifest = merge_indexes(sources, out, duplicates=duplicates, factory=factory)
+    bound = memory_bytes(memory)
+    manifest = merge_indexes(sources, out, duplicates=duplicates, factory=factory, memory=bound)
     remark(f"{manifest.count:,} documents: {out}")
 
 

@@ -68,7 +68,7 @@ def plan(
         folder,
         shards=shards,
         factory=factory,
-        memory=None if memory is None else memory_bytes(memory),
+        memory=memory_bytes(memory),
         batch_size=batch_size,
     )
     remark(f"{planned.count:,} documents in {len(planned.shards):,} shards, {planned.factory}: {folder}")

@@ -51,7 +51,8 @@ def tune(
     with load_index(folder) as index:
         vectors, asked = _parts(index, sample, queries, queries_file, seed=seed, offline=offline)
         measured = measure(vectors, asked, report=lambda name: remark(f"measuring {name}"))
-        bound = None if memory is None else memory_bytes(memory) / len(index)
+        room = memory_bytes(memory)
+        bound = None if room is None else room / len(index)
         chosen = choose(measured, recall=recall, bytes_per_vector=bound)
         factory, settings = for_the_whole(chosen, len(index))
         if as_json:

@@ -72,6 +72,7 @@ def assemble_index(
     out: str | Path,
     *,
     factory: str = FLAT,
+    memory: int | None = None,
     ready: Callable[[], ReadyFile | None] = _nothing_ready,
 ) -> IndexManifest:
     """Write documents and their vectors as an index.
@@ -82,11 +83,13 @@ def assemble_index(
         dimension: length of a vector.
         out: the index folder: missing or empty.
         factory: the kind of index (:mod:`~safe_retrieval.index.factories`), or ``auto``.
+        memory: as for :func:`~safe_retrieval.index.builder.build_index`.
         ready: asked when all blocks have been read; what it gives is copied in place of making FAISS's file anew.
 
     Raises:
         DataError: there are no documents, two have one id, or one cannot be stored.
-        InputError: a block's vectors are faulty or not one a document; the factory is unknown or needs more documents.
+        InputError: a block's vectors are faulty or not one a document; the factory is unknown, needs more documents or
+            more memory.
         IndexFolderError: there is an index at ``out`` already, it holds something else, or cannot be written.
         IndexLockedError: another process is writing there.
     """
@@ -100,10 +103,11 @@ def assemble_index(
         rows = aside / "rows.f32"
         count = _spooled(blocks, aside, rows, dimension, out)
         given = ready()
-        chosen = _chosen(factory, count, dimension) if given is None else given.factory
+        chosen = _chosen(factory, count, dimension, memory) if given is None else given.factory
         with writing(out, mend=_MEND):
             if given is None:
-                files = write_vectors(aside, chosen, dimension, count, partial(_rows, rows, count, dimension))
+                vectors = partial(_rows, rows, count, dimension)
+                files = write_vectors(aside, chosen, dimension, count, vectors, memory=memory)
             else:
                 files = VectorFiles(Path(shutil.copyfile(given.path, aside / "vectors.faiss")), None)
             segment = SegmentRecord(
@@ -125,6 +129,7 @@ def merge_indexes(
     *,
     duplicates: Duplicates | str = Duplicates.REFUSE,
     factory: str | None = None,
+    memory: int | None = None,
 ) -> IndexManifest:
     """Merge indexes of one vector space into a new one; nothing is encoded, and the old ones stay as they are.
 
@@ -133,6 +138,7 @@ def merge_indexes(
         out: folder of the new index: missing or empty.
         duplicates: what is done with an id that two of them have.
         factory: the kind of index; ``None`` takes that of the first.
+        memory: as for :func:`assemble_index`.
 
     Raises:
         InputError: fewer than two sources, no such choice for duplicates, or an id is in two indexes and that is
@@ -152,7 +158,8 @@ def merge_indexes(
     for index in indexes[1:]:
         _refuse_other_space(indexes[0], index)
     blocks = _merged(indexes, duplicates)
-    return assemble_index(blocks, first.encoder, first.dimension, out, factory=factory or first.factory)
+    kind = factory or first.factory
+    return assemble_index(blocks, first.encoder, first.dimension, out, factory=kind, memory=memory)
 
 
 def _merged(indexes: Sequence[SearchableIndex], duplicates: Duplicates) -> Iterator[Block]:
@@ -206,9 +213,9 @@ def _rows(path: Path, count: int, dimension: int) -> Iterator[FloatMatrix]:
             yield np.fromfile(file, np.float32, rows * dimension).reshape(rows, dimension)
 
 
-def _chosen(name: str, count: int, dimension: int) -> Factory:
+def _chosen(name: str, count: int, dimension: int, memory: int | None) -> Factory:
     if name == AUTO:
-        return advise(count, dimension).factory
+        return advise(count, dimension, memory=memory).factory
     factory = parse_factory(name)
     factory.check_count(count)
     return factory

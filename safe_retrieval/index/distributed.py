@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from safe_retrieval._extras import require
 from safe_retrieval.encoder.progress import progress_bar
-from safe_retrieval.errors import InputError
+from safe_retrieval.errors import IndexFolderError, InputError
 from safe_retrieval.index.factories import FLAT, parse_factory
 from safe_retrieval.index.manifest import IndexManifest
 from safe_retrieval.index.plan import BuildPlan
@@ -67,7 +67,7 @@ def build_with_ray(
     Raises:
         MissingExtraError: Ray is not installed.
         InputError, DataError, IndexFolderError, IndexLockedError: as in
-            :func:`~safe_retrieval.index.steps.plan_build`.
+            :func:`~safe_retrieval.index.steps.plan_build`; IndexFolderError also where a worker fails.
     """
     if workers < 1:
         raise InputError(f"expected at least one worker, got {workers}")
@@ -137,8 +137,14 @@ def _each(ray: Any, work: _Work, plan: BuildPlan, shards: Iterable[int], *, show
         num_gpus=work.gpus or None,
     )
     with progress_bar(sum(sizes.values()), work.title, show=show) as advance:
-        for row in done.iter_rows():
-            advance(sizes[int(row["item"])])
+        try:
+            for row in done.iter_rows():
+                advance(sizes[int(row["item"])])
+        except ray.exceptions.RayError as error:
+            last = str(error).strip().splitlines()[-1]  # of a worker's traceback, what went wrong
+            raise IndexFolderError(
+                f"a worker failed ({last}); what was finished is kept: mend it and run the same again"
+            ) from error
 
 
 @contextmanager

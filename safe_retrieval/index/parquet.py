@@ -57,6 +57,7 @@ def import_parquet(
     fields: Fields = PLAIN_FIELDS,
     vector_field: str = VECTOR_FIELD,
     factory: str | None = None,
+    memory: int | None = None,
     sample: int = SAMPLE,
 ) -> Imported:
     """Make an index of the documents and vectors in a Parquet file; nothing but a sample is encoded.
@@ -69,6 +70,7 @@ def import_parquet(
         fields: which columns are id, title and text; all others but the vectors become metadata.
         vector_field: column of the vectors.
         factory: the kind of index; ``None`` takes that of the exported index, or ``Flat``.
+        memory: as for :func:`~safe_retrieval.index.assemble.assemble_index`.
         sample: how many documents are encoded again.
 
     Raises:
@@ -96,7 +98,7 @@ def import_parquet(
     if encoder is not None:
         recheck = Recheck(encoder, source.total, what=str(path), sample=sample)
         blocks = recheck.watched(blocks)
-    manifest = assemble_index(blocks, record, dimension, out, factory=factory or source.factory)
+    manifest = assemble_index(blocks, record, dimension, out, factory=factory or source.factory, memory=memory)
     return Imported(manifest, rows.scaled, None if recheck is None else recheck.agreement)
 
 

@@ -191,14 +191,19 @@ class SearchableIndex:
         return snapshot.ids_at(snapshot.matching(_condition(where)))
 
     def get(self, ids: Sequence[str]) -> dict[str, Document]:
-        """The documents of those ids that are there; ids that are not are left out."""
+        """The documents of those ids that are there; ids that are not are left out.
+
+        Raises:
+            InputError: ``ids`` is one string in place of a list.
+        """
+        _refuse_one_string(ids)
         return self._snapshot.find(ids)
 
     def get_documents(self, ids: Sequence[str]) -> list[Document]:
         """The documents of all these ids, in the order asked.
 
         Raises:
-            InputError: an id is not in the index.
+            InputError: an id is not in the index, or ``ids`` is one string.
         """
         found = self.get(ids)
         self._refuse_missing(ids, found)
@@ -300,8 +305,7 @@ class SearchableIndex:
             IndexLockedError: another process is writing the index.
             IndexFolderError: the folder cannot be written.
         """
-        if isinstance(ids, str | bytes):
-            raise InputError(f"expected a list of ids, got one {type(ids).__name__}; wrap it in a list")
+        _refuse_one_string(ids)
         with self._changing() as snapshot:
             known = snapshot.positions_of(ids)
             if known:
@@ -421,6 +425,11 @@ class SearchableIndex:
 def _condition(where: Where) -> Condition | None:
     found = as_filter(where)
     return None if found is None else to_sql(found)
+
+
+def _refuse_one_string(ids: object) -> None:
+    if isinstance(ids, str | bytes):
+        raise InputError(f"expected a list of ids, got one {type(ids).__name__}; wrap it in a list")
 
 
 def _positions(found: dict[str, int]) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import IO, Any
 
-_BLOCK_BYTES = 1 << 17
+_BLOCK_BYTES = 1 << 12  # a few hundred bytes may stand for a megabyte, and a whole block is decompressed at once
 
 
 class ZstdStream(io.RawIOBase):

@@ -216,6 +216,21 @@ def test_merge(tmp_path: Path) -> None:
     assert contents(one)[0] == LEFT
 
 
+def test_merge_within_some_memory(tmp_path: Path) -> None:
+    for name, numbers in (("one", range(300)), ("two", range(300, 600))):
+        documents = [Document(f"d{n}", f"stone {n} of the wall {n % 7}") for n in numbers]
+        build_index(documents, ENCODER, tmp_path / name)
+    made = {
+        memory: merge_indexes(
+            [tmp_path / "one", tmp_path / "two"], tmp_path / f"{memory}", factory="IVF4,Flat", **bound
+        )
+        for memory, bound in (("all", {}), ("little", {"memory": 400_000}))
+    }
+    assert made["all"].segments[0].vectors == made["little"].segments[0].vectors
+    with pytest.raises(InputError, match="more than the"):
+        merge_indexes([tmp_path / "one", tmp_path / "two"], tmp_path / "none", factory="IVF4,Flat", memory=1_000)
+
+
 def test_merge_with_ids_in_both(tmp_path: Path) -> None:
     first, second, third = (
         [Document(f"d{n}", f"text {n} of {name}") for n in numbers]
