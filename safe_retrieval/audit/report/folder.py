@@ -112,7 +112,8 @@ class ReportFolder:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         for name, content in files.items():
-            (staging / name).write_text(content, encoding="utf-8", newline="\n")
+            # A foreign id may hold a lone surrogate, which has no bytes of its own.
+            (staging / name).write_text(content, encoding="utf-8", errors="backslashreplace", newline="\n")
         (self.path / REPORT).unlink(missing_ok=True)  # so that a cut cannot leave it beside files of another audit
         for name in files:  # REPORT is the last of them
             (staging / name).replace(self.path / name)

@@ -129,7 +129,7 @@ class HttpSearcher:
         return Answer(hits, seconds, flagged=refused)
 
     def _read(self, content: Any) -> tuple[tuple[Found, ...], bool]:
-        refused = bool(self._value("refused", content))
+        refused = _is_true(self._value("refused", content))
         matches = [match.value for match in self._paths["results"].find(content)]
         if refused and not matches:
             return (), True
@@ -157,7 +157,7 @@ class HttpSearcher:
             "" if identifier is None else str(identifier),
             None if score is None else float(score),
             text,
-            bool(self._value("harmful", result)),
+            _is_true(self._value("harmful", result)),
             hazard_named(self._value("hazard", result), self._name),
         )
 
@@ -206,3 +206,10 @@ def _compiled(path: str) -> Any:
         return parse(path.removesuffix("[*]"))
     except JSONPathError as error:
         raise ValueError(f"expected a JSONPath such as $.results, got {path!r}: {error}") from error
+
+
+def _is_true(value: Any) -> bool:
+    """Whether a label says yes; some endpoints write it as a word."""
+    if isinstance(value, str):
+        return value.strip().lower() not in {"", "0", "false", "no", "none", "null"}
+    return bool(value)

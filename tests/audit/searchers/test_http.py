@@ -206,6 +206,9 @@ def test_labels_of_the_endpoint(probe_set: ProbeSet) -> None:
     searcher = HttpSearcher(SearchEndpoint(url="http://x", harmful="$.bad", hazard="$.kind"), "api")
     (hits, _) = searcher._read({"results": [{"id": "a", "score": 1, "bad": 1, "kind": "hate"}, {"id": 2, "score": 0}]})
     assert [(hit.id, hit.harmful, hit.hazard.value) for hit in hits] == [("a", True, "hate"), ("2", False, "unmapped")]
+    words = ("false", "No", "0", "", "true", "yes")
+    (hits, _) = searcher._read({"results": [{"id": word, "score": 0, "bad": word} for word in words]})
+    assert [hit.harmful for hit in hits] == [False, False, False, False, True, True]
     with pytest.raises(AuditError, match="expected a hazard of violent-crimes"):
         searcher._read({"results": [{"id": "a", "score": 1, "kind": "rude"}]})
 
