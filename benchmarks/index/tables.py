@@ -31,7 +31,7 @@ def render(document: str, results: Mapping[str, Result]) -> str:
     """The document with what ``results``, by name of file, say between its markers."""
     parts = [
         section(results[name])
-        for name, section in (("build", build), ("search", search), ("vectors", vectors))
+        for name, section in (("build", build), ("search", search), ("vectors", vectors), ("growth", growth))
         if name in results
     ]
     block = "\n\n".join(parts) or "*Nothing was measured yet.*"
@@ -71,7 +71,7 @@ def search(result: Result) -> str:
 
 
 def vectors(result: Result) -> str:
-    """A table of sizes, and the picture."""
+    """A table of sizes."""
     bound = f"{result['sizes'][0]['memory_bound'] / 1e9:g} GB"
     columns = ["vectors", "kind", "ours, s", "bare, s", "ratio", f"within {bound}, s", "peak MB", "bare, MB"]
     columns += ["`Flat` with documents, s", "open, ms", "resident"]
@@ -92,7 +92,7 @@ def vectors(result: Result) -> str:
             f"| {bare['peak_bytes'] / 1e6:,.0f} | {row['flat_index_with_documents_seconds']:.1f} "
             f"| {1_000 * opening['seconds']:.0f} | {100 * opening['resident_share_of_file']:.1f} % of the file |"
         )
-    return "\n".join([*lines, "", f"![time and memory by number of vectors]({PICTURE})", "", _origin(result)])
+    return "\n".join([*lines, "", _origin(result)])
 
 
 def _origin(result: Result) -> str:
@@ -153,12 +153,32 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return low, max(high, low + 1)
 
 
-def growth(result: Result) -> list[float]:
-    """Exponent of our time between neighbouring sizes: 1 is linear."""
+def exponents(result: Result, value: Callable[[Any], float]) -> list[float]:
+    """With which power of their number something grows, between neighbouring sizes: 1 is linear."""
     return [
-        math.log(two["ours"]["seconds"] / one["ours"]["seconds"]) / math.log(two["vectors"] / one["vectors"])
+        math.log(value(two) / value(one)) / math.log(two["vectors"] / one["vectors"])
         for one, two in pairwise(result["sizes"])
     ]
+
+
+def growth(result: Result) -> str:
+    """A table of powers, and the picture."""
+    rows: list[tuple[str, Callable[[Any], float]]] = [
+        ("seconds, ours", lambda row: row["ours"]["seconds"]),
+        ("seconds, bare FAISS", lambda row: row["faiss"]["seconds"]),
+        ("peak memory, ours within its bound", lambda row: row["ours_bounded"]["peak_bytes"]),
+        ("seconds, `Flat` with documents", lambda row: row["flat_index_with_documents_seconds"]),
+    ]
+    steps = [f"{one['vectors']:,} to {two['vectors']:,}" for one, two in pairwise(result["sizes"])]
+    lines = [
+        f"**As their number grows**, at one kind, `{result['sizes'][-1]['factory']}`: the power of the number of",
+        "vectors that each figure grows with, 1 being linear.",
+        "",
+        f"| | {' | '.join(steps)} |",
+        "|---|" + "---:|" * len(steps),
+        *(f"| {name} | {' | '.join(f'{power:.2f}' for power in exponents(result, value))} |" for name, value in rows),
+    ]
+    return "\n".join([*lines, "", f"![time and memory by number of vectors]({PICTURE})", "", _origin(result)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,8 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(options.results.glob("*.json"))}
     wanted = {options.document: render(options.document.read_text("utf-8"), found)}
-    if "vectors" in found:
-        wanted[options.document.parent / PICTURE] = picture(found["vectors"])
+    if "growth" in found:
+        wanted[options.document.parent / PICTURE] = picture(found["growth"])
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text("utf-8") != text]
     for path in stale:
         if options.check:

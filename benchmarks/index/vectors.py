@@ -1,6 +1,7 @@
 """From ready-made vectors: time against bare FAISS, peak memory within a bound, opening, and how all of it grows.
 
     python benchmarks/index/vectors.py --sizes 10000 100000 1000000
+    python benchmarks/index/vectors.py --lists 256 --out benchmarks/results/index/growth.json    # one kind at all sizes
 
 Random unit vectors go into an inverted file: ours from a stream, once as fast as can be and once within ``--memory``,
 bare FAISS's from an array that holds all of them. Each runs in a process of its own; memory is what it takes above
