@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.encoder.texts import clean_texts
-from safe_retrieval.errors import InputError, SafeRetrievalError
+from safe_retrieval.errors import InputError
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
 from safe_retrieval.types import Encoder, FloatMatrix, FloatVector
 
@@ -137,9 +137,9 @@ class EncoderEngine:
         if not batch:  # an earlier batch took them along
             return
         try:
-            self._loaded_query()  # once: what cannot be loaded fails all
+            self._loaded_query()
             self._answer(batch)
-        except BaseException as error:
+        except BaseException as error:  # a model that cannot be had fails all, and is asked for once
             for waiting in batch:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
@@ -148,7 +148,7 @@ class EncoderEngine:
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         try:
             found = self._encoded([each.text for each in batch], judged=any(each.judged for each in batch))
-        except (SafeRetrievalError, RuntimeError, MemoryError) as error:
+        except (InputError, RuntimeError, MemoryError) as error:
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
                 return

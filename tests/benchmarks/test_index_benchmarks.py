@@ -11,8 +11,6 @@ import pytest
 from benchmarks.index import build, search, tables, vectors
 from benchmarks.measuring import alternated, ratio_of_rounds
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
-
 
 def test_search(tmp_path: Path) -> None:
     out = tmp_path / "new" / "search.json"
@@ -31,6 +29,7 @@ def test_search(tmp_path: Path) -> None:
     assert {"commit", "cpu", "packages"} <= result["provenance"].keys()
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
 def test_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")]))

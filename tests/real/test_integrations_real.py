@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,12 @@ import numpy as np
 import pytest
 
 from safe_retrieval.audit.probes import ProbeKind, ProbeSet, load_probe_set
-from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.types import Document
 from tests.real.test_index_real import FACTS
+from tests.support.one_backbone import one_backbone  # noqa: F401  # a fixture that applies by being here
 
 pytestmark = pytest.mark.real
 
@@ -25,16 +23,6 @@ BACKBONE = "qwen2.5-coder-0.5b-instruct"
 SETTINGS: dict[str, Any] = {"arm": "blend", "backbone": BACKBONE}
 QUESTION, ANSWER = "who wrote the Iliad?", "iliad"
 DOCUMENTS = [Document(id_, text, title) for id_, (title, text) in FACTS.items()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_backbone() -> Iterator[None]:
-    """Every host loads for itself; here they are handed the same weights, which take ten seconds to read."""
-    load = LanguageModel.load.__func__  # type: ignore[attr-defined]  # a classmethod's function
-    shared = cache(lambda name: load(LanguageModel, name))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LanguageModel, "load", lambda name, **_: shared(name))
-        yield
 
 
 @pytest.fixture(scope="module")

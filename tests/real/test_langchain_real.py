@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,11 @@ from langchain_safe_retrieval import (
     SafeRetriever,
 )
 from safe_retrieval.audit.probes import ProbeKind, load_probe_set
-from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.errors import EncoderMismatchError
 from safe_retrieval.models.fetch import resolve
 from tests.integrations.langchain.test_stores import chroma_by, faiss_by, qdrant_by
 from tests.real.test_index_real import FACTS
+from tests.support.one_backbone import one_backbone  # noqa: F401  # a fixture that applies by being here
 
 pytestmark = pytest.mark.real
 
@@ -57,16 +56,6 @@ class Ordinary(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         return self.embed_documents([text])[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_backbone() -> Iterator[None]:
-    """Objects load for themselves; here they are handed the same weights, which take ten seconds to read."""
-    load = LanguageModel.load.__func__  # type: ignore[attr-defined]  # a classmethod's function
-    shared = cache(lambda name: load(LanguageModel, name))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LanguageModel, "load", lambda name, **_: shared(name))
-        yield
 
 
 @pytest.fixture(scope="module")
