@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,21 @@ class Slow(BaseRetriever):
         time.sleep(_SECONDS_A_QUERY)
         with self.log.open("a") as file:
             file.write("1\n")
-        (hits,) = INDEX.search([query], 8)
-        return [LangChainDocument("", id=hit.id) for hit in hits]
+        return [LangChainDocument("", id=identifier) for identifier in found_by_words(query)]
 
 
 INDEX = LexicalIndex(load_probe_set(PROBE_DATA).documents)
+
+
+@cache
+def found_by_words(query: str) -> list[str]:
+    """Ids of the passages for a query, remembered, and so known to a child that is forked after a whole run.
+
+    BM25's tokenizer takes the lock of tqdm, one semaphore for a process and all its forks; a child that is killed
+    while it holds it would stop every progress bar of the parent for good.
+    """
+    (hits,) = INDEX.search([query], 8)
+    return [hit.id for hit in hits]
 
 
 def write(folder: Path) -> Path:
