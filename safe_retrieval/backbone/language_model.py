@@ -22,6 +22,7 @@ from torch import Tensor
 from safe_retrieval.backbone import template
 from safe_retrieval.backbone.attention import AttentionLayout
 from safe_retrieval.backbone.key_values import KeyValues
+from safe_retrieval.backbone.packed_linear import pack_linear_layers
 from safe_retrieval.backbone.template import PromptTemplate
 from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.errors import InputError, ModelError
@@ -92,6 +93,7 @@ class LanguageModel:
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
         offline: bool = False,
+        packed: bool = True,
     ) -> LanguageModel:
         """Load by catalog name, hub id or folder.
 
@@ -101,6 +103,8 @@ class LanguageModel:
                 :func:`native_dtype`).
             device: ``"auto"`` is CUDA where there is one, else the CPU.
             offline: open no connection.
+            packed: lay weights out for fast products where that is possible
+                (:mod:`~safe_retrieval.backbone.packed_linear`); not for a model whose layers are to be changed.
 
         Raises:
             ModelError: as :func:`safe_retrieval.models.fetch.resolve` does, or the folder holds no causal LM.
@@ -109,7 +113,8 @@ class LanguageModel:
         from safe_retrieval.models.record import ModelKind
 
         found = resolve(name, offline=offline, kind=ModelKind.LANGUAGE_MODEL)
-        return cls.from_folder(found.path, name=found.name, fingerprint=found.fingerprint, dtype=dtype, device=device)
+        named = {"name": found.name, "fingerprint": found.fingerprint}
+        return cls.from_folder(found.path, **named, dtype=dtype, device=device, packed=packed)
 
     @classmethod
     def from_folder(
@@ -120,6 +125,7 @@ class LanguageModel:
         fingerprint: str,
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
+        packed: bool = True,
     ) -> LanguageModel:
         """Load a ``transformers`` folder with safetensors weights; never runs code from it."""
         from safetensors import SafetensorError
@@ -138,7 +144,10 @@ class LanguageModel:
         if loading["missing_keys"]:  # transformers would fill them with random numbers and only warn
             missing = sorted(loading["missing_keys"])
             raise ModelError(f"the weights in {folder} lack {len(missing)} tensors of the model, {missing[0]} first")
-        return cls(model.to(place), TextTokenizer.load(folder), name=name, fingerprint=fingerprint)
+        model = model.to(place).eval().requires_grad_(False)
+        if packed:
+            pack_linear_layers(model)
+        return cls(model, TextTokenizer.load(folder), name=name, fingerprint=fingerprint)
 
     @property
     def device(self) -> torch.device:

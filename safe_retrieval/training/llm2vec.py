@@ -117,7 +117,7 @@ def train_llm2vec(config: Llm2VecConfig, *, offline: bool = False) -> Path:
         ModelError: the backbone cannot be had.
         DataError: a file of texts is broken.
     """
-    model = LanguageModel.load(config.backbone, offline=offline)
+    model = LanguageModel.load(config.backbone, offline=offline, packed=False)
     rows = _token_rows(model, config)
     peft_model = add_lora(model, config)
     trained = nn.ParameterList([own for own in peft_model.parameters() if own.requires_grad])

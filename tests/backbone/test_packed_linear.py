@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from safe_retrieval.backbone import packed_linear
+from safe_retrieval.backbone.packed_linear import PackedLinear, can_pack, pack_linear_layers
+
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this build of PyTorch has no oneDNN")
+
+
+def frozen(width: int = 24, out: int = 40, *, bias: bool = True) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(width, out, bias=bias).requires_grad_(False)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (7, 24), (2, 5, 24), (0, 24)])
+def test_products_are_those_of_the_plain_layer(shape: tuple[int, ...], bias: bool) -> None:
+    layer = frozen(bias=bias)
+    rows = torch.randn(shape)
+    for guard in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with guard():
+            torch.testing.assert_close(PackedLinear(layer)(rows), layer(rows))
+
+
+def test_gradients_reach_the_input() -> None:
+    layer = frozen()
+    plain, packed = (torch.randn(3, 4, 24, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in "ab")
+    layer(plain).square().sum().backward()
+    PackedLinear(layer)(packed).square().sum().backward()
+    torch.testing.assert_close(packed.grad, plain.grad)
+
+
+def test_a_gradient_that_is_no_block_of_memory() -> None:
+    layer = frozen(bias=False)
+    rows = torch.randn(3, 24, requires_grad=True)
+    PackedLinear(layer)(rows).sum().backward()  # the gradient of a sum is one number, repeated
+    torch.testing.assert_close(rows.grad, layer.weight.sum(0).expand(3, -1))
+
+
+def test_the_weight_is_counted_and_saved_as_before() -> None:
+    layer = frozen()
+    packed = PackedLinear(layer)
+    assert sum(own.numel() for own in packed.parameters()) == sum(own.numel() for own in layer.parameters())
+    assert packed.state_dict().keys() == layer.state_dict().keys()
+    assert all(torch.equal(value, layer.state_dict()[name]) for name, value in packed.state_dict().items())
+
+
+def test_copies_and_pickles_are_packed_anew() -> None:
+    packed = PackedLinear(frozen())
+    rows = torch.randn(5, 24)
+    with io.BytesIO() as file:
+        torch.save(packed, file)
+        file.seek(0)
+        again = torch.load(file, weights_only=False)
+    for other in (copy.deepcopy(packed), again):
+        assert other.weight.is_mkldnn
+        assert torch.equal(other(rows), packed(rows))
+
+
+def test_moved_to_another_dtype_and_back() -> None:
+    packed = PackedLinear(frozen())
+    rows = torch.randn(5, 24)
+    before = packed(rows)
+    assert packed.double().weight.dtype == torch.float64
+    torch.testing.assert_close(packed(rows.double()).float(), before)
+    assert packed.float().weight.is_mkldnn
+    torch.testing.assert_close(packed(rows), before)
+
+
+def test_shared_between_processes_it_is_plain() -> None:
+    packed = PackedLinear(frozen())
+    rows = torch.randn(5, 24)
+    before = packed(rows)
+    assert packed.share_memory().weight.is_shared()
+    torch.testing.assert_close(packed(rows), before)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(40, 24)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(24, 24), nn.GELU()) for _ in range(2)])
+        self.out = nn.Linear(24, 40, bias=False)
+        self.out.weight = self.words.weight
+
+
+def test_layers_that_share_their_weight_or_are_trained_stay() -> None:
+    model = Tied().requires_grad_(False)
+    model.blocks[0][0].weight.requires_grad_(True)
+    assert pack_linear_layers(model) == 1
+    assert type(model.out) is type(model.blocks[0][0]) is nn.Linear
+    assert isinstance(model.blocks[1][0], PackedLinear)
+    assert pack_linear_layers(model) == 0
+
+
+def test_other_dtypes_stay() -> None:
+    assert pack_linear_layers(nn.Sequential(frozen()).bfloat16()) == 0
+
+
+def test_without_onednn_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "can_pack", lambda: False)
+    assert pack_linear_layers(nn.Sequential(frozen())) == 0
