@@ -88,6 +88,18 @@ def try_to_parse(words: list[str], where: str) -> None:
         pytest.fail(f"{where}: {error}")
 
 
+def test_integrations_were_tested_with_the_versions_that_are_pinned() -> None:
+    text = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
+    page = (REPOSITORY / "docs" / "integrations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\S+) \| `\w+_safe_retrieval` \| [^|]+ \| ([^|]+) \|", page, re.MULTILINE)
+    assert len(rows) == 6
+    for host, tested_with in rows:
+        found = re.findall(r"(?:([a-z][a-z-]+) )?(\d[\d.]+)", tested_with)
+        assert found, host
+        assert all(pinned[name or host] == version for name, version in found), f"{host}: {tested_with}"
+
+
 @each_document
 def test_every_mark_stands_above_something_that_can_be_run(document: TextFile) -> None:
     runnable = [block for block in document.blocks() if block.tested and block.language in {"python", "bash"}]

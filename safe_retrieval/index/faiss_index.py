@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError
 from safe_retrieval.index.base import IdTable, VectorIndex
+from safe_retrieval.index.products import largest_products
 from safe_retrieval.index.vectors import Selection
 from safe_retrieval.types import FloatMatrix, FloatVector
 
@@ -72,16 +73,22 @@ class FaissIndex(VectorIndex):
     def _candidates(
         self, queries: FloatMatrix, count: int, within: Selection | None
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        if len(queries) > 1:
+            return largest_products(queries, self._rows(), count, within)
         parameters = None if within is None else _selecting(within)
         faiss: Any = importlib.import_module("faiss")
         threads = faiss.omp_get_max_threads()
-        if len(queries) > 1 or threads == 1:
-            scores, positions = self._index.search(queries, count, params=parameters)
-        elif within is None and 4 * self.dimension * len(self) >= _SPLIT_BYTES:
+        if within is None and threads > 1 and 4 * self.dimension * len(self) >= _SPLIT_BYTES:
             scores, positions = self._split(queries, count, threads)
         else:
             scores, positions = self._alone(queries, count, parameters, threads)
         return scores, positions
+
+    def _rows(self) -> FloatMatrix:
+        """FAISS's vectors, (n, dimension) float32, where they lie: in memory or in the file."""
+        faiss: Any = importlib.import_module("faiss")
+        rows: FloatMatrix = faiss.rev_swig_ptr(self._index.get_xb(), len(self) * self.dimension)
+        return rows.reshape(-1, self.dimension)
 
     def _alone(
         self, query: FloatMatrix, count: int, parameters: Any, threads: int
@@ -101,7 +108,7 @@ class FaissIndex(VectorIndex):
         FAISS shares out queries, so it would search one query with one thread.
         """
         faiss: Any = importlib.import_module("faiss")
-        rows = faiss.rev_swig_ptr(self._index.get_xb(), len(self) * self.dimension).reshape(-1, self.dimension)
+        rows = self._rows()
         starts = [number * len(rows) // threads for number in range(threads + 1)]
 
         def best(start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64]]:

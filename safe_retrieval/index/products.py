@@ -1,0 +1,94 @@
+"""The largest inner products of several queries with many vectors, by blocked matrix products in NumPy.
+
+NumPy's BLAS and its vectorised ``partition`` beat FAISS's flat index at this wherever there is more than one query:
+64 queries and 20,000 vectors take it a third of the time on two AVX2 cores (``benchmarks/index/search.py``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safe_retrieval.index.vectors import Selection
+from safe_retrieval.types import FloatMatrix
+
+# Vectors in one product: 64 queries against a block need 4 MB of scores.
+_BLOCK_ROWS = 16_384
+_BLOCK_QUERIES = 64
+
+
+def largest_products(
+    queries: FloatMatrix, vectors: FloatMatrix, count: int, within: Selection | None = None
+) -> tuple[FloatMatrix, NDArray[np.int64]]:
+    """The best rows of a matrix for each query.
+
+    Args:
+        queries: (q, d) float32.
+        vectors: (n, d) float32; may be mapped from a file.
+        count: how many; at most n, or at most the number selected.
+        within: the only rows that count, if there is such a restriction.
+
+    Returns:
+        (q, count) float32 products, falling, and their (q, count) int64 rows. Ties are in no stated order, and among
+        those at the last rank some may be left out.
+    """
+    parts = [
+        _of_block(queries[start : start + _BLOCK_QUERIES], vectors, count, within)
+        for start in range(0, len(queries), _BLOCK_QUERIES)
+    ]
+    if not parts:
+        return np.empty((0, count), np.float32), np.empty((0, count), np.int64)
+    scores, rows = (np.concatenate(side) for side in zip(*parts, strict=True))
+    return scores, rows
+
+
+def _of_block(
+    queries: FloatMatrix, vectors: FloatMatrix, count: int, within: Selection | None
+) -> tuple[FloatMatrix, NDArray[np.int64]]:
+    best = np.empty((len(queries), 0), np.float32)
+    found = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        block = vectors[start : start + _BLOCK_ROWS]
+        scores, rows = _products(queries, block, None if within is None else within.mask[start : start + len(block)])
+        if not len(rows):
+            continue
+        joined = np.concatenate([best, scores], axis=1)
+        columns = _largest(joined, count)
+        width = best.shape[1]  # the best so far stand before the new ones
+        after = start + rows[np.maximum(columns - width, 0)]
+        if width:
+            before = np.take_along_axis(found, np.minimum(columns, width - 1), axis=1)
+            np.copyto(after, before, where=columns < width)
+        found = after
+        best = np.take_along_axis(joined, columns, axis=1)
+    order = np.argsort(-best, axis=1)
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def _products(
+    queries: FloatMatrix, block: FloatMatrix, mask: NDArray[np.bool_] | None
+) -> tuple[FloatMatrix, NDArray[np.int64]]:
+    """(q, m) products with the chosen rows of a block, and which rows those are."""
+    if mask is None:
+        return queries @ block.T, np.arange(len(block))
+    rows = np.flatnonzero(mask)
+    if len(rows) * 2 < len(block):
+        return queries @ block[rows].T, rows
+    scores: FloatMatrix = (queries @ block.T)[:, rows]  # columns of scores are fewer bytes to copy than rows of vectors
+    return scores, rows
+
+
+def _largest(scores: FloatMatrix, count: int) -> NDArray[np.int64]:
+    """(q, min(count, n)) columns of the largest scores in each row of (q, n), in any order."""
+    width = scores.shape[1]
+    if width <= count:
+        return np.broadcast_to(np.arange(width), scores.shape)
+    # partition and a comparison, since argpartition takes three times as long
+    least = np.partition(scores, width - count, axis=1)[:, width - count]
+    columns = np.empty((len(scores), count), np.int64)
+    for row, (values, bound) in enumerate(zip(scores, least, strict=True)):
+        there = np.flatnonzero(values >= bound)
+        if len(there) > count:  # ties at the last rank
+            there = there[np.argsort(-values[there], kind="stable")[:count]]
+        columns[row] = there
+    return columns
