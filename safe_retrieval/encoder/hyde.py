@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from safe_retrieval.encoder.input import InputEncoder, unit_rows
-from safe_retrieval.encoder.lanes import in_lanes, lane_count, shared_out
 from safe_retrieval.encoder.policy import CAREFUL, ResponsePolicy, policy_from
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
@@ -150,25 +148,17 @@ class HydeEncoder:
         prompt = self.policy.system_prompt
         ids = self.model.token_ids(cleaned, prompt)
         out: list[list[str]] = [[] for _ in cleaned]
-        lanes = lane_count(self.model.device.type)
-        batches = length_sorted_batches([len(row) for row in ids], batch_size=batch_size)
-
-        def answer(batch: NDArray[np.int64]) -> list[list[list[int]]]:
-            prefix = self.model.prefix_pass([ids[row] for row in batch], prompt)
-            return [
-                generate(
-                    self.model,
-                    prefix,
-                    max_new_tokens=self.max_new_tokens,
-                    temperature=self._temperature,
-                    seeds=[_seed(self._seed, sample, cleaned[row]) for row in batch],
-                )
-                for sample in range(self.samples)
-            ]
-
         with progress_bar(len(cleaned), f"Answering with {self.model.name}", show=progress) as advance:
-            for batch, samples in in_lanes(answer, shared_out(batches, lanes), lanes):
-                for written in samples:
+            for batch in length_sorted_batches([len(row) for row in ids], batch_size=batch_size):
+                prefix = self.model.prefix_pass([ids[row] for row in batch], prompt)
+                for sample in range(self.samples):
+                    written = generate(
+                        self.model,
+                        prefix,
+                        max_new_tokens=self.max_new_tokens,
+                        temperature=self._temperature,
+                        seeds=[_seed(self._seed, sample, cleaned[row]) for row in batch],
+                    )
                     for row, new in zip(batch, written, strict=True):
                         self.generated_tokens += len(new)
                         out[row].append(self.model.tokenizer.decode(new).strip())

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from safe_retrieval.encoder.lanes import in_lanes, lane_count, shared_out
 from safe_retrieval.encoder.progress import progress_bar, quiet_loading
 from safe_retrieval.encoder.texts import BLANK, MAX_CHARACTERS, clean_texts, length_sorted_batches
-from safe_retrieval.encoder.twins import Twins
 from safe_retrieval.errors import InputError, ModelError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.models.record import ModelKind
@@ -82,7 +79,6 @@ class InputEncoder:
     ) -> None:
         self._name = name
         self._model = _load_model(Path(model_path), device)
-        self._twins = Twins(self._model)
         self.query_prompt = _own_prompt(self._model, "query") if query_prompt is None else query_prompt
         self.document_prompt = _own_prompt(self._model, "document") if document_prompt is None else document_prompt
         _read_markers_as_text(self._model, self.query_prompt + self.document_prompt)
@@ -166,37 +162,33 @@ class InputEncoder:
         Raises:
             InputError: a text is not a string, or the model gives no finite direction for it.
         """
-        return self._encode("encode_query", self.query_prompt, texts, batch_size, progress)
+        return self._encode(self._model.encode_query, self.query_prompt, texts, batch_size, progress)
 
     def encode_documents(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
     ) -> FloatMatrix:
         """Encode documents; arguments, result and errors as in :meth:`encode_queries`."""
-        return self._encode("encode_document", self.document_prompt, texts, batch_size, progress)
+        return self._encode(self._model.encode_document, self.document_prompt, texts, batch_size, progress)
 
     def _encode(
-        self, method: str, prompt: str, texts: Sequence[str], batch_size: int, progress: bool | None
+        self,
+        encode: Callable[..., Any],
+        prompt: str,
+        texts: Sequence[str],
+        batch_size: int,
+        progress: bool | None,
     ) -> FloatMatrix:
         cleaned = clean_texts(texts, max_characters=self._max_characters)
         vectors = np.empty((len(cleaned), self.dimension), dtype=np.float32)
-        lanes = lane_count(self._model.device.type)
-        batches = shared_out(length_sorted_batches([len(text) for text in cleaned], batch_size=batch_size), lanes)
-        self._twins.provide(min(lanes, len(batches)))
-
-        def encode(batch: NDArray[np.int64]) -> FloatMatrix:
-            with self._twins.lent() as model:
-                found: FloatMatrix = getattr(model, method)(
+        with progress_bar(len(cleaned), f"Encoding with {self.name}", show=progress) as advance:
+            for batch in length_sorted_batches([len(text) for text in cleaned], batch_size=batch_size):
+                vectors[batch] = encode(
                     [cleaned[position] for position in batch],
                     prompt=prompt,
                     batch_size=len(batch),
                     show_progress_bar=False,
                     convert_to_numpy=True,
                 )
-            return found
-
-        with progress_bar(len(cleaned), f"Encoding with {self.name}", show=progress) as advance:
-            for batch, found in in_lanes(encode, batches, lanes):
-                vectors[batch] = found
                 advance(len(batch))
         return unit_rows(vectors)
 

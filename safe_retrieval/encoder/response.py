@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from safe_retrieval.encoder.input import unit_rows
-from safe_retrieval.encoder.lanes import in_lanes, lane_count, shared_out
 from safe_retrieval.encoder.persistence import LoadedAdapter, load_adapter
 from safe_retrieval.encoder.policy import ResponsePolicy, policy_from
 from safe_retrieval.encoder.progress import progress_bar
@@ -198,14 +196,9 @@ class ResponseEncoder:
         batches = length_sorted_batches(
             [len(row) + extra for row in ids], batch_size=batch_size, token_budget=_TOKEN_BUDGET
         )
-        lanes = lane_count(self.model.device.type)
-
-        def compress(batch: NDArray[np.int64]) -> Compression:
-            return self._compress([ids[row] for row in batch])
-
         with progress_bar(len(cleaned), f"Encoding with {self.name}", show=progress) as advance:
-            for batch, part in in_lanes(compress, shared_out(batches, lanes), lanes):
-                yield batch.tolist(), part
+            for batch in batches:
+                yield batch.tolist(), self._compress([ids[row] for row in batch])
                 advance(len(batch))
 
     def _compress(self, ids: Sequence[Sequence[int]]) -> Compression:
