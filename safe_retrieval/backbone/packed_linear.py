@@ -1,9 +1,9 @@
 """Linear layers of a frozen model on a CPU, with the weights laid out as oneDNN multiplies them.
 
 PyTorch multiplies float32 matrices on x86 by MKL, from the plain layout. oneDNN, which comes with PyTorch too, does the
-same from a layout of its own that is made once. Measured on two AVX2 cores of an AMD EPYC, product of (m, 1536) and
-(1536, 8960), GFLOP/s plain and packed: m = 4: 5 and 19; 16: 19 and 54; 128: 45 and 98; 640: 73 and 102
-(``benchmarks/packed_linear.py``). A query has some 20 rows, so that is where most of its time goes.
+same from a layout of its own that is made once. Measured on two AVX2 cores of an AMD EPYC
+(``benchmarks/packed_linear.py``), product of (m, 1536) and (1536, 8960), GFLOP/s plain and packed: m = 4: 6 and 18;
+16: 20 and 55; 128: 69 and 125; 640: 102 and 126. A query has some 20 rows, so one alone takes half the time.
 
 The operators are those that ``torch.compile`` emits. They are not public, so they are looked up, and where one is
 missing, layers stay as they are.
