@@ -39,6 +39,7 @@ from safe_retrieval.index.readers import (
     is_plain_text,
     read_text_files,
     reader_for,
+    text_files,
 )
 from safe_retrieval.index.rejects import Rejects
 from safe_retrieval.index.rows import (
@@ -174,7 +175,7 @@ def _corpus_file(path: Path) -> Path:
         return path
     names = ["corpus.jsonl", *(f"corpus.jsonl{suffix}" for suffix in COMPRESSED)]
     found = [path / name for name in names if (path / name).is_file()]
-    if not found and next(path.rglob("*.txt"), None) is not None:
+    if not found and next(text_files(path), None) is not None:
         return path
     if len(found) != 1:
         raise DataError(

@@ -92,7 +92,7 @@ def count_records(path: Path) -> int | None:
 
 def read_text_files(folder: Path) -> Iterator[Record]:
     """One record a ``.txt`` file, however deep; its id is its path inside the folder."""
-    for path in sorted(path for path in folder.rglob("*.txt") if not path.is_dir()):
+    for path in sorted(text_files(folder)):
         identifier = path.relative_to(folder).as_posix()
         try:
             data = path.read_bytes()
@@ -105,7 +105,12 @@ def read_text_files(folder: Path) -> Iterator[Record]:
 
 def count_text_files(folder: Path) -> int:
     """How many of them there are."""
-    return sum(1 for path in folder.rglob("*.txt") if not path.is_dir())
+    return sum(1 for _ in text_files(folder))
+
+
+def text_files(folder: Path) -> Iterator[Path]:
+    """The ``.txt`` files in a folder, however deep and however the suffix is written."""
+    return (path for path in folder.rglob("*") if path.suffix.lower() == ".txt" and not path.is_dir())
 
 
 def _bare(path: Path) -> Path:

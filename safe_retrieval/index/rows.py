@@ -68,6 +68,8 @@ class Fields:
             raise InputError(f"expected field names in braces in the template {self.template!r}: {error}") from error
         if any(form or conversion for _, _, form, conversion in parts):
             raise InputError(f"the template {self.template!r} formats a field; only names can stand in braces")
+        if any(name == "" for _, name, _, _ in parts):
+            raise InputError(f"expected the name of a field in each pair of braces, got the template {self.template!r}")
         return [(before, name) for before, name, _, _ in parts]
 
 

@@ -361,7 +361,10 @@ class Snapshot:
         wanted = np.unique(np.concatenate([ranking.positions for ranking in rankings]))
         documents: dict[int, Document] = {}
         for number, places, local in self.located(wanted):
-            there = self.segments[number].documents.at(local.tolist())
+            store = self.segments[number].documents
+            there = store.at(local.tolist())
+            if len(there) != len(local):
+                raise IndexFormatError(f"{store.path}: {len(local) - len(there)} documents are missing; restore it")
             documents.update(zip(wanted[places].tolist(), there, strict=True))
         return [
             [

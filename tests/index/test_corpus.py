@@ -187,8 +187,13 @@ def test_a_document_a_text_file(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     write(tmp_path / "deep" / "b.txt", "two\nlines\n")
     write(tmp_path / "a.txt", "one")
+    write(tmp_path / "C.TXT", "three")
     write(tmp_path / "c.md", "not read")
-    assert list(read_corpus(tmp_path)) == [Document("a.txt", "one"), Document("deep/b.txt", "two\nlines\n")]
+    assert list(read_corpus(tmp_path)) == [
+        Document("C.TXT", "three"),
+        Document("a.txt", "one"),
+        Document("deep/b.txt", "two\nlines\n"),
+    ]
     write(tmp_path / "a.txt", b"\xff")
     with pytest.raises(DataError, match=r"a\.txt: cannot be read as UTF-8"):
         list(read_corpus(tmp_path))
@@ -252,7 +257,7 @@ def test_a_template_makes_the_text() -> None:
     assert document == Document("1", "Iliad (-750): Wrath", "", {"text": "kept"})
     (document,) = documents_from([row], fields=Fields(template="{abstract}!", id=CONTENT_ID))
     assert (document.title, document.text) == ("Iliad", "Wrath!")
-    for template in ("no field", "{a", "{a!r}", "{a:>9}", "{}", ""):
+    for template in ("no field", "{a", "{a!r}", "{a:>9}", "{}", "{a} {}", ""):
         with pytest.raises(InputError, match="template"):
             Fields(template=template)
     with pytest.raises(DataError, match=r"row 1: expected a string in 'tags', found list"):
