@@ -23,9 +23,10 @@ from safe_retrieval.index.vectors import (
 )
 from safe_retrieval.types import FloatMatrix, FloatVector, Hit
 
-# Candidates beyond k that are asked for at once. Near-ties at rank k are few as a rule; where they are not, the search
-# goes on with twice as many.
+# Candidates beyond k that are asked for at once, and for how many of k one more of them. Near-ties at rank k are few as
+# a rule; where they are not, the search goes on with twice as many.
 _SPARE = 8
+_SPARE_OF = 4
 # Vectors that are scored at once where their number has no bound.
 _BLOCK_ROWS = 16_384
 
@@ -139,7 +140,7 @@ class VectorIndex(ABC):
         rankings: list[Ranking] = [Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
         if count == 0:
             return rankings
-        asked = count + _SPARE
+        asked = count + _SPARE + count // _SPARE_OF
         open_rows = np.arange(len(queries))
         while open_rows.size:
             asked = min(asked, available)

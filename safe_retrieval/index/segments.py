@@ -367,10 +367,7 @@ class Snapshot:
                 raise IndexFormatError(f"{store.path}: {len(local) - len(there)} documents are missing; restore it")
             documents.update(zip(wanted[places].tolist(), there, strict=True))
         return [
-            [
-                Found(documents[position], score)
-                for position, score in zip(ranking.positions.tolist(), ranking.scores.tolist(), strict=True)
-            ]
+            list(map(Found, map(documents.__getitem__, ranking.positions.tolist()), ranking.scores.tolist()))
             for ranking in rankings
         ]
 
