@@ -1,7 +1,7 @@
 """The largest inner products of several queries with many vectors, by blocked matrix products in NumPy.
 
 NumPy's BLAS and its vectorised ``partition`` beat FAISS's flat index at this wherever there is more than one query:
-64 queries and 20,000 vectors take it a third of the time on two AVX2 cores (``benchmarks/index/search.py``).
+64 queries take it two fifths of the time on two AVX2 cores (``benchmarks/index/search.py``).
 """
 
 from __future__ import annotations
