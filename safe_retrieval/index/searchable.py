@@ -103,8 +103,8 @@ class SearchableIndex:
         Args:
             vectors: (q, dimension) float32, unit norm, in the index's space (see :meth:`check_encoder`).
             k: most hits for a query.
-            where: what the metadata of a hit must fulfil (:mod:`~safe_retrieval.index.filters`). FAISS looks at the
-                matching documents alone, so k hits come back whenever k documents match.
+            where: what the metadata of a hit must fulfil (:mod:`~safe_retrieval.index.filters`). Only matching
+                documents are ranked, so k hits come back whenever k documents match.
 
         Returns:
             One list for each query: min(k, number of matching documents) hits by falling cosine, ties by position.

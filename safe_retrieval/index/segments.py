@@ -361,10 +361,7 @@ class Snapshot:
         wanted = np.unique(np.concatenate([ranking.positions for ranking in rankings]))
         documents: dict[int, Document] = {}
         for number, places, local in self.located(wanted):
-            store = self.segments[number].documents
-            there = store.at(local.tolist())
-            if len(there) != len(local):
-                raise IndexFormatError(f"{store.path}: {len(local) - len(there)} documents are missing; restore it")
+            there = self.segments[number].documents.at(local.tolist())
             documents.update(zip(wanted[places].tolist(), there, strict=True))
         return [
             list(map(Found, map(documents.__getitem__, ranking.positions.tolist()), ranking.scores.tolist()))

@@ -2,15 +2,26 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from safe_retrieval.backbone import packed_linear
+from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.backbone.packed_linear import PackedLinear, can_pack, pack_linear_layers
+from tests.support.tiny_models import save_tiny_model
 
-pytestmark = pytest.mark.skipif(not can_pack(), reason="this build of PyTorch has no oneDNN")
+# What PyTorch says of its build, and not what we make of it: an operator that is gone must fail here, not be skipped.
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this PyTorch was built without oneDNN"
+)
+
+
+@needs_onednn
+def test_the_operators_are_there() -> None:
+    assert can_pack()
 
 
 def frozen(width: int = 24, out: int = 40, *, bias: bool = True) -> nn.Linear:
@@ -51,6 +62,7 @@ def test_the_weight_is_counted_and_saved_as_before() -> None:
     assert all(torch.equal(value, layer.state_dict()[name]) for name, value in packed.state_dict().items())
 
 
+@needs_onednn
 def test_copies_and_pickles_are_packed_anew() -> None:
     packed = PackedLinear(frozen())
     rows = torch.randn(5, 24)
@@ -63,6 +75,7 @@ def test_copies_and_pickles_are_packed_anew() -> None:
         assert torch.equal(other(rows), packed(rows))
 
 
+@needs_onednn
 def test_moved_to_another_dtype_and_back() -> None:
     packed = PackedLinear(frozen())
     rows = torch.randn(5, 24)
@@ -90,6 +103,7 @@ class Tied(nn.Module):
         self.out.weight = self.words.weight
 
 
+@needs_onednn
 def test_layers_that_share_their_weight_or_are_trained_stay() -> None:
     model = Tied().requires_grad_(False)
     model.blocks[0][0].weight.requires_grad_(True)
@@ -106,3 +120,20 @@ def test_other_dtypes_stay() -> None:
 def test_without_onednn_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_linear, "can_pack", lambda: False)
     assert pack_linear_layers(nn.Sequential(frozen())) == 0
+    layer, rows = frozen(), torch.randn(5, 24)
+    assert torch.equal(PackedLinear(layer)(rows), layer(rows))
+
+
+@needs_onednn
+def test_a_backbone_is_packed_unless_it_is_to_be_changed(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path)
+    packed, plain = (
+        LanguageModel.load(str(folder), dtype="float32", device="cpu", packed=own) for own in (True, False)
+    )
+    assert any(isinstance(layer, PackedLinear) for layer in packed.model.modules())
+    assert not any(isinstance(layer, PackedLinear) for layer in plain.model.modules())
+    tails = [torch.randn(3, packed.hidden_size, generator=torch.Generator().manual_seed(1)) for _ in "ab"]
+    for model, tail in zip((packed, plain), tails, strict=True):
+        prefix = model.prefix_pass(model.token_ids(["why is the sea salt?"], "be brief"), "be brief")
+        model.continuation_pass(prefix, tail.requires_grad_()).square().sum().backward()
+    torch.testing.assert_close(tails[0].grad, tails[1].grad, rtol=1e-4, atol=1e-5)

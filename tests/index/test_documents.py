@@ -131,3 +131,21 @@ def test_faults_inside(tmp_path: Path) -> None:
         assert any("positions 0 to 2, got 0 to 9" in fault for fault in store.faults())
         with pytest.raises(IndexFormatError, match="metadata of 'd0' is damaged"):
             store.get(["d0"])
+        for ask in (store.at, store.ids_at):
+            with pytest.raises(IndexFormatError, match=r"d\.sqlite: there is no document at position 2"):
+                ask([1, 2])
+
+
+@pytest.mark.parametrize("metadata", ["{}, {}", "{} x", "", "{"])
+def test_metadata_that_is_no_one_value_is_named(tmp_path: Path, metadata: str) -> None:
+    path = tmp_path / "d.sqlite"
+    store_of(path, small_corpus(3)).close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE documents SET metadata = ? WHERE position = 1", [metadata])
+    connection.commit()
+    connection.close()
+    with DocumentStore(path) as store:
+        assert [document.id for document in store.at([0, 2])] == ["d0", "d2"]
+        for positions in ([1], [0, 1, 2]):
+            with pytest.raises(IndexFormatError, match="metadata of 'd1' is damaged"):
+                store.at(positions)
