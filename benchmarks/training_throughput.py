@@ -1,8 +1,9 @@
 """Training throughput: samples a second of the joint phase, first epoch and later ones, alignment only.
 
-In the first epoch every query's prefix is computed and kept; later epochs read it back, so they show what keeping is
-worth. Queries are the built-in probe set's, targets are random unit vectors: the time of a step depends on neither,
-nor, without reconstruction, on how long the responses were that the targets would stand for.
+Every query's prefix is computed and kept before the first epoch, and that time is the first epoch's; later epochs read
+it back, so they show what keeping is worth. Queries are the built-in probe set's, targets are random unit vectors: the
+time of a step depends on neither, nor, without reconstruction, on how long the responses were that the targets would
+stand for.
 Run ``make bench``, or ``python benchmarks/training_throughput.py --backbone smollm2-135m-instruct --quick`` for a try.
 The result is one JSON file with what it was measured on; ratios hold between machines, absolute times do not.
 """
@@ -62,7 +63,8 @@ def measure(model: LanguageModel, *, tokens: int, queries: int, batch_size: int,
     """Samples a second of one setting.
 
     Returns:
-        Medians over the steps of the first epoch and of the later ones; the first step of each kind is warm-up.
+        Of the first epoch, all its samples over the time of all prefixes and of as many median steps; of the later
+        ones, the median step. The first step of each kind is warm-up, and so are eight prefixes.
     """
     texts = [probe.text for probe in load_probe_set().queries if len(probe.text) <= 90][: queries + _HELD_OUT]
     if len(texts) < queries + _HELD_OUT:
@@ -84,14 +86,19 @@ def measure(model: LanguageModel, *, tokens: int, queries: int, batch_size: int,
             seed=0,
             checkpoint_steps=10**9,
         )
-        model.shared_prefix(CAREFUL.system_prompt)
+        run.prefixes.fill(run.held_out.queries, workers=workers)
+        began = time.perf_counter()
+        run.prefixes.fill(run.training.queries, workers=workers)
+        prefix_seconds = time.perf_counter() - began
         log.restart()
         joint_phase(run, 0)
     steps = queries // batch_size
     first, later = log.seconds[1:steps], log.seconds[steps + 1 :]
+    first_epoch_seconds = prefix_seconds + steps * statistics.median(first)
     return {
         "compression_tokens": tokens,
-        "first_epoch_samples_per_second": round(batch_size / statistics.median(first), 2),
+        "prefixes_per_second": round(queries / prefix_seconds, 2),
+        "first_epoch_samples_per_second": round(queries / first_epoch_seconds, 2),
         "later_epochs_samples_per_second": round(batch_size / statistics.median(later), 2),
         "steps_measured": [len(first), len(later)],
     }

@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 DOCUMENT_INSTRUCTION = "Summarize the following passage: "
 """What a document is asked with in symmetric mode; the paper's wording."""
 
-_TOKEN_BUDGET = 4096
-"""Most cells of one padded batch: enough rows for a full-speed matrix product, little enough memory."""
-
-_TOKEN_BUDGET_CPU = 512
-"""The same on a CPU, which is at full speed from some hundred rows. Queries of one length stand together then, and
-little is padding: 32 queries of the built-in probes, in any order, take 0.73 times as long as in one batch."""
-
 
 class Compression(NamedTuple):
     """What a batch of texts is compressed to.
@@ -197,7 +190,7 @@ class ResponseEncoder:
             return
         ids = self.model.token_ids(cleaned, self.policy.system_prompt)
         extra = self._adapter.shape.tokens
-        budget = _TOKEN_BUDGET_CPU if self.model.device.type == "cpu" else _TOKEN_BUDGET
+        budget = self.model.batch_cells
         batches = length_sorted_batches([len(row) + extra for row in ids], batch_size=batch_size, token_budget=budget)
         with progress_bar(len(cleaned), f"Encoding with {self.name}", show=progress) as advance:
             for batch in batches:

@@ -1,13 +1,13 @@
-"""Gradients of one batch, shared out to threads.
+"""Work shared out to threads: batches side by side, and the gradients of one batch.
 
-Forward and backward of a slice run on one thread each; the slices' gradients are added in a fixed order, so the result
-does not depend on which thread is done first. Threads share the frozen weights, where processes would copy them.
+Threads share the frozen weights, where processes would copy them. Each has one intra-op thread: two workers on two
+cores beat one worker with two threads, since nobody waits at a barrier.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 import torch
@@ -17,8 +17,29 @@ Item = TypeVar("Item")
 Report = TypeVar("Report")
 
 
+def side_by_side(work: Callable[[Item], None], items: Sequence[Item], workers: int) -> None:
+    """Do ``work`` for every item in ``workers`` threads, or in the calling one; the first error ends it."""
+    if workers <= 1:
+        for item in items:
+            work(item)
+        return
+    # The number of intra-op threads is a property of the calling thread, so each worker sets its own.
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        running = [pool.submit(work, item) for item in items]
+        try:
+            for future in as_completed(running):
+                future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(before)  # parts of it, such as MKL's, are the whole process's after all
+
+
 class GradientWorkers:
     """A pool of ``count`` threads with one intra-op thread each; one worker computes in the calling thread.
+
+    Forward and backward of a slice run on one thread; the slices' gradients are added in a fixed order, so the result
+    does not depend on which thread is done first.
 
     Args:
         parameters: what gradients are taken of.

@@ -96,6 +96,8 @@ def joint_phase(run: Run, start: int) -> None:
     phase = _Phase(
         JOINT, parameters, settings.learning_rate, settings.epochs, settings.workers, loss, lambda: _evaluate_joint(run)
     )
+    seen = _order(run, epoch=0)[: _steps(run, settings.epochs) * settings.batch_size]  # all of them from one epoch up
+    _fill_prefixes(run, [run.training.queries[row] for row in seen])
     _optimise(run, phase, start)
 
 
@@ -110,6 +112,7 @@ def head_phase(run: Run, start: int) -> None:
     best = run.checkpoints.best
     if start == 0:
         best.discard()  # of an earlier run
+    _fill_prefixes(run, run.training.queries)
     if run.adapter.shape.head is HeadShape.RIDGE:
         if start == 0:
             _solve_head(run)
@@ -157,7 +160,7 @@ def _optimise(run: Run, phase: _Phase, start: int) -> None:
     settings = run.optimiser
     optimiser = torch.optim.AdamW(phase.parameters, lr=phase.learning_rate, weight_decay=settings.weight_decay)
     steps_an_epoch = _steps_an_epoch(run)
-    total = max(1, round(steps_an_epoch * phase.epochs))
+    total = _steps(run, phase.epochs)
     if start:
         run.checkpoints.restore(run.adapter, optimiser)
     patience = _patience(run, phase.name)
@@ -224,6 +227,10 @@ def _steps_an_epoch(run: Run) -> int:
     return math.ceil(len(run.training.queries) / run.optimiser.batch_size)
 
 
+def _steps(run: Run, epochs: float) -> int:
+    return max(1, round(_steps_an_epoch(run) * epochs))
+
+
 def _rate(step: int, total: int, warmup: int) -> float:
     """Linear warm-up, then a cosine down to zero at the last step."""
     if step < warmup:
@@ -237,10 +244,13 @@ def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def _batch(run: Run, epoch: int, batch: int) -> list[int]:
-    order = np.random.default_rng((run.seed, epoch)).permutation(len(run.training.queries))
     size = run.optimiser.batch_size
-    rows: list[int] = order[batch * size : (batch + 1) * size].tolist()
-    return rows
+    return _order(run, epoch)[batch * size : (batch + 1) * size]
+
+
+def _order(run: Run, epoch: int) -> list[int]:
+    order: list[int] = np.random.default_rng((run.seed, epoch)).permutation(len(run.training.queries)).tolist()
+    return order
 
 
 def _reconstructed(run: Run, rows: Sequence[int], epoch: int) -> list[tuple[int, int]]:
@@ -249,6 +259,10 @@ def _reconstructed(run: Run, rows: Sequence[int], epoch: int) -> list[tuple[int,
         return []
     draw = np.random.default_rng((run.seed, epoch, 1)).random(len(run.training.queries))
     return [(place, row) for place, row in enumerate(rows) if draw[row] < run.loss.reconstruction_share]
+
+
+def _fill_prefixes(run: Run, queries: Sequence[str]) -> None:
+    run.prefixes.fill([*queries, *run.held_out.queries], workers=run.optimiser.workers)
 
 
 def _states(run: Run, queries: Sequence[str]) -> Tensor:

@@ -6,8 +6,7 @@ stopped: complete rows are kept, a half-written last line is dropped, and a head
 process writes at a time.
 
 Batches hold queries of similar length and are drawn in a seeded random order, so that a file that is not complete yet
-is a fair sample of the whole. Two workers a machine with two cores, one thread each, beat one worker with two threads:
-nobody waits at a barrier.
+is a fair sample of the whole.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ import json
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +26,7 @@ from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.verdict import is_refusal
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training.lock import only_writer
+from safe_retrieval.training.parallel import side_by_side
 from safe_retrieval.training.queries import TrainingQuery
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def generate_responses(
                     done.update((row.query, row) for row in rows)
                     advance(len(rows))
 
-            _run(answer, batches, workers)
+            side_by_side(answer, batches, workers)
     return [done[query.text] for query in queries]
 
 
@@ -234,22 +233,3 @@ def _answer(
         Response(query.text, query.source, answer, is_refusal(answer))
         for query, answer in zip(batch, answers, strict=True)
     ]
-
-
-def _run(answer: Callable[[list[TrainingQuery]], None], batches: Sequence[list[TrainingQuery]], workers: int) -> None:
-    if workers <= 1:
-        for batch in batches:
-            answer(batch)
-        return
-    import torch
-
-    # The number of intra-op threads is a property of the calling thread, so each worker sets its own.
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        running = [pool.submit(answer, batch) for batch in batches]
-        try:
-            for future in as_completed(running):
-                future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(before)  # parts of it, such as MKL's, are the whole process's after all

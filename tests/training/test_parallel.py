@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from safe_retrieval.training.parallel import GradientWorkers
+from safe_retrieval.training.parallel import GradientWorkers, side_by_side
 
 ROWS = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
 
@@ -79,3 +80,26 @@ def test_threads_are_as_before(parameters: list[Tensor]) -> None:
     pool.run(lambda part: loss_of(parameters, part), range(10))
     pool.close()
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_item_is_worked_on_and_the_number_of_threads_is_as_before(count: int) -> None:
+    before, done = torch.get_num_threads(), []
+    side_by_side(done.append, range(10), count)
+    assert sorted(done) == list(range(10))
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_first_error_ends_it(count: int) -> None:
+    done = []
+
+    def work(item: int) -> None:
+        if item == 3:
+            raise ValueError("three")
+        time.sleep(0.001)
+        done.append(item)
+
+    with pytest.raises(ValueError, match="three"):
+        side_by_side(work, range(1000), count)
+    assert len(done) < 999

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +57,42 @@ def test_kept_and_not_kept_give_the_same_result(tmp_path: Path) -> None:
     first, later = all_of_it.get(SOME), all_of_it.get(SOME)
     for prefix in (nothing.get(SOME), later):
         torch.testing.assert_close(continued(prefix), continued(first), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_filling_keeps_what_is_missing_in_batches_of_one_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    expected = continued(cache(tmp_path / "one by one").get(SOME))
+    kept = cache(tmp_path / "filled")
+    kept.compute(SOME[:2])
+    batches: list[list[int]] = []
+    prefix_pass = LanguageModel.prefix_pass
+
+    def seen(model: LanguageModel, ids: Sequence[Sequence[int]], system_prompt: str) -> Prefix:
+        batches.append([len(row) for row in ids])
+        return prefix_pass(model, ids, system_prompt)
+
+    monkeypatch.setattr(LanguageModel, "prefix_pass", seen)
+    monkeypatch.setattr(LanguageModel, "batch_cells", 40)
+    kept.fill([*SOME, SOME[3]], workers=workers)
+    assert sum(len(batch) for batch in batches) == len(SOME) - 2
+    assert all(len(batch) * max(batch) <= 40 for batch in batches if len(batch) > 1)
+    monkeypatch.setattr(LanguageModel, "prefix_pass", never)
+    kept.fill(SOME)
+    torch.testing.assert_close(continued(kept.get(SOME)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_filling_ends_at_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cache(tmp_path / "whole")
+    whole.compute(QUERIES)
+    monkeypatch.setattr(LanguageModel, "batch_cells", 20)
+    bounded = cache(tmp_path / "bounded", max_bytes=whole.size_bytes // 2)
+    bounded.fill(QUERIES)
+    assert 0.3 * whole.size_bytes < bounded.size_bytes <= whole.size_bytes // 2
+    monkeypatch.setattr(LanguageModel, "prefix_pass", never)
+    bounded.fill(QUERIES)  # nothing more fits, so nothing is computed for it
+    cache(None).fill(QUERIES)
 
 
 def test_rows_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
