@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -148,6 +149,21 @@ class CorpusOptions:
             spans = token_spans(encoder.tokenizer)
             return chunked(documents, size=self.chunk_tokens, overlap=self.overlap, spans=spans)
         return documents
+
+
+@contextmanager
+def rejects_of(folder: Path, skip_bad: bool) -> Iterator[Rejects | None]:
+    """Where bad lines go, if they are to be skipped; says at the end how many there were."""
+    from safe_retrieval.index.rejects import REJECTED_NAME, Rejects
+
+    if not skip_bad:
+        yield None
+        return
+    with Rejects(folder / REJECTED_NAME) as rejects:
+        yield rejects
+        if rejects.count:
+            lines = "line" if rejects.count == 1 else "lines"
+            remark(f"{rejects.count:,} bad {lines} skipped: {rejects.path}")
 
 
 def remark(text: str) -> None:

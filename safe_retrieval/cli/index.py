@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -34,6 +33,7 @@ from safe_retrieval.cli._index_options import (
     TextField,
     TitleField,
     memory_bytes,
+    rejects_of,
     remark,
 )
 from safe_retrieval.cli.index_find import document_fields
@@ -41,7 +41,6 @@ from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 
 if TYPE_CHECKING:
     from safe_retrieval.index.manifest import IndexManifest
-    from safe_retrieval.index.rejects import Rejects
     from safe_retrieval.types import Document, Encoder
 
 app = typer.Typer(help="Build, change, describe and verify index folders.", no_args_is_help=True)
@@ -116,7 +115,7 @@ def build(
         split=split,
         offline=offline,
     )
-    with _rejects(folder, skip_bad) as rejects:
+    with rejects_of(folder, skip_bad) as rejects:
         documents = options.documents(rejects)  # one that is not there is reported before a model is loaded
         document_encoder = InputEncoder.load(encoder, offline=offline)
         build_with = _builder(engine, shards, workers, partial(InputEncoder.load, encoder, offline=offline))
@@ -259,7 +258,7 @@ def add(
         split=split,
         offline=offline,
     )
-    with _rejects(folder, skip_bad) as rejects, load_index(folder) as index:
+    with rejects_of(folder, skip_bad) as rejects, load_index(folder) as index:
         documents = options.documents(rejects)
         encoder = InputEncoder.load(index.manifest.encoder.name, offline=offline)
         index.check_encoder(encoder)
@@ -300,21 +299,6 @@ def get(
         print_json([document_fields(document) for document in index.get_documents(ids)])
 
 
-@contextmanager
-def _rejects(folder: Path, skip_bad: bool) -> Iterator[Rejects | None]:
-    """Where bad lines go, if they are to be skipped; says at the end how many there were."""
-    from safe_retrieval.index.rejects import REJECTED_NAME, Rejects
-
-    if not skip_bad:
-        yield None
-        return
-    with Rejects(folder / REJECTED_NAME) as rejects:
-        yield rejects
-        if rejects.count:
-            lines = "line" if rejects.count == 1 else "lines"
-            remark(f"{rejects.count:,} bad {lines} skipped: {rejects.path}")
-
-
 @app.command()
 def compact(
     folder: IndexFolder,
@@ -322,13 +306,15 @@ def compact(
     factory: Annotated[
         str | None, typer.Option(help="Kind of index to make, as for build.", show_default="the index's own")
     ] = None,
+    memory: Memory = None,
 ) -> None:
     """Write an index anew without its deleted documents, in one piece, or as another kind; nothing is encoded."""
     from safe_retrieval.index.folder import load_index
 
+    bound = memory_bytes(memory)
     with load_index(folder) as index:
         before = sum(file.size for file in index.manifest.files())
-        index.compact(factory=factory)
+        index.compact(factory=factory, memory=bound)
         after = sum(file.size for file in index.manifest.files())
         remark(f"{len(index):,} documents, {before / 1e6:,.1f} MB before, {after / 1e6:,.1f} MB now")
 

@@ -9,15 +9,22 @@ import typer
 
 from safe_retrieval.cli._index_options import (
     BatchSize,
+    ChunkTokens,
+    ChunkWords,
     CorpusOptions,
     CorpusPath,
+    DatasetConfig,
     IdField,
     IndexFolder,
     Offline,
+    Overlap,
+    SkipBad,
+    Split,
     Template,
     TextField,
     TitleField,
     memory_bytes,
+    rejects_of,
     remark,
 )
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
@@ -47,6 +54,12 @@ def plan(
     title_field: TitleField = "title",
     text_field: TextField = "text",
     template: Template = None,
+    chunk_words: ChunkWords = None,
+    chunk_tokens: ChunkTokens = None,
+    overlap: Overlap = 0,
+    skip_bad: SkipBad = False,
+    dataset_config: DatasetConfig = None,
+    split: Split = None,
     batch_size: BatchSize = 32,
     offline: Offline = False,
 ) -> None:
@@ -60,17 +73,26 @@ def plan(
         title_field=title_field,
         text_field=text_field,
         template=template,
+        chunk_words=chunk_words,
+        chunk_tokens=chunk_tokens,
+        overlap=overlap,
+        dataset_config=dataset_config,
+        split=split,
         offline=offline,
     )
-    planned = plan_build(
-        options.documents(),
-        InputEncoder.load(encoder, offline=offline),
-        folder,
-        shards=shards,
-        factory=factory,
-        memory=memory_bytes(memory),
-        batch_size=batch_size,
-    )
+    bound = memory_bytes(memory)
+    with rejects_of(folder, skip_bad) as rejects:
+        documents = options.documents(rejects)
+        document_encoder = InputEncoder.load(encoder, offline=offline)
+        planned = plan_build(
+            options.pieces(documents, document_encoder),
+            document_encoder,
+            folder,
+            shards=shards,
+            factory=factory,
+            memory=bound,
+            batch_size=batch_size,
+        )
     remark(f"{planned.count:,} documents in {len(planned.shards):,} shards, {planned.factory}: {folder}")
 
 

@@ -26,7 +26,7 @@ from safe_retrieval.index.manifest import IndexManifest, SegmentRecord
 from safe_retrieval.index.publish import CHANGE_FOLDER, emptied, place, publish, writing
 from safe_retrieval.index.segments import Block, Segment, Snapshot
 from safe_retrieval.index.settings import SearchSettings
-from safe_retrieval.index.vector_files import write_vectors
+from safe_retrieval.index.vector_files import check_memory, write_vectors
 from safe_retrieval.types import Document, FloatMatrix
 
 LARGEST_MERGE = 65_536
@@ -56,29 +56,34 @@ def changed(
     return _published(folder, snapshot, segments[:kept], _Source(segments[kept:], extra), FLAT)
 
 
-def compacted(folder: Path, snapshot: Snapshot, factory: str | None = None) -> IndexManifest:
+def compacted(
+    folder: Path, snapshot: Snapshot, factory: str | None = None, *, memory: int | None = None
+) -> IndexManifest:
     """Write everything that is not deleted into one segment. The folder's lock must be held.
 
     Args:
         folder: the index folder.
         snapshot: its newest state.
         factory: the kind of index to make, or ``auto``; ``None`` keeps the index's own.
+        memory: bytes that vectors may take, as for :func:`~safe_retrieval.index.builder.build_index`.
 
     Raises:
-        InputError: the factory is unknown, or there are too few vectors to train it on.
+        InputError: the factory is unknown, there are too few vectors to train it on, or it cannot be made within the
+            memory.
         IndexFolderError: the folder cannot be written; nothing is changed then.
     """
     own, segments = snapshot.manifest, list(snapshot.segments)
     name = own.factory if factory is None else factory
     if name == AUTO:
-        name = advise(max(1, own.count), own.dimension).factory.name
+        name = advise(max(1, own.count), own.dimension, memory=memory).factory.name
     parsed = parse_factory(name)
     if own.count:
         parsed.check_count(own.count)
+        check_memory(parsed, own.dimension, own.count, memory)
     whole = len(segments) < 2 and all(segment.live is None and segment.documents.full_text for segment in segments)
     if whole and name == own.factory and all(segment.record.factory == name for segment in segments):
         return own
-    return _published(folder, _with_factory(snapshot, name), [], _Source(segments, []), name)
+    return _published(folder, _with_factory(snapshot, name), [], _Source(segments, []), name, memory=memory)
 
 
 def _with_factory(snapshot: Snapshot, name: str) -> Snapshot:
@@ -127,14 +132,20 @@ def _first_merged(segments: Sequence[Segment], added: int) -> int:
 
 
 def _published(
-    folder: Path, snapshot: Snapshot, kept: Sequence[Segment], source: _Source, factory: str
+    folder: Path,
+    snapshot: Snapshot,
+    kept: Sequence[Segment],
+    source: _Source,
+    factory: str,
+    *,
+    memory: int | None = None,
 ) -> IndexManifest:
     """Write what has no file yet, the source as one segment of a kind, and make it the index."""
     with writing(folder, mend=_MEND), emptied(folder / CHANGE_FOLDER) as aside:
         records = [_with_deletions_on_disk(segment, aside, folder) for segment in kept]
         if source.count:
             dimension = snapshot.manifest.dimension
-            records.append(write_segment(aside, folder, parse_factory(factory), dimension, source))
+            records.append(write_segment(aside, folder, parse_factory(factory), dimension, source, memory=memory))
         count = sum(record.live for record in records)
         manifest = replace(snapshot.manifest, count=count, segments=tuple(records))
         publish(manifest, folder)
@@ -172,18 +183,21 @@ class _Source:
         yield from (block.vectors for block in self._added)
 
 
-def write_segment(aside: Path, folder: Path, factory: Factory, dimension: int, source: _Source) -> SegmentRecord:
+def write_segment(
+    aside: Path, folder: Path, factory: Factory, dimension: int, source: _Source, *, memory: int | None = None
+) -> SegmentRecord:
     """Write a segment's files and move them into the index folder; no manifest speaks of them yet.
 
     Raises:
         DataError: a document cannot be stored.
+        InputError: such a segment cannot be made within the memory.
         OSError: the disk is full or failing.
     """
     documents_path = aside / "documents.sqlite"
     with DocumentWriter(documents_path) as writer:
         for documents in source.documents():
             writer.append(documents)
-    files = write_vectors(aside, factory, dimension, source.count, source.vectors)
+    files = write_vectors(aside, factory, dimension, source.count, source.vectors, memory=memory)
     return SegmentRecord(
         count=source.count,
         vectors=place(files.vectors, folder),

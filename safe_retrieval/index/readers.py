@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ COMPRESSED = (".gz", ".zst")
 _BATCH_ROWS = 500
 # The csv module refuses fields above 128 KiB unless told otherwise; this is its largest bound on every platform.
 _FIELD_BYTES = 2**31 - 1
+_ROW_CHARACTERS = 16_000_000
+"""Longest row of a table: a quotation mark that is never closed must not read the whole file into memory."""
 _COUNTED_BYTES = 256_000_000
 """Files up to this size are read once more to count their lines: a second or two."""
 
@@ -182,33 +185,56 @@ def _read_table(path: Path, fields: Fields, *, delimiter: str, quoting: Any) -> 
             raise DataError(f"{Place(path, 1)}: expected a header line, got {header or 'nothing'}")
         _check_header(header, fields, Place(path, 1))
         for row in _rows(rows):
-            place, content = Place(path, rows.line_num), lines.taken()
             if isinstance(row, csv.Error):
-                yield Record(place, None, f"not readable as a table, here or before: {row}", content)
-            elif row:
-                yield _table_record(header, row, place, content)
+                # Most often a quotation mark that nobody closed. One line is at fault; those behind it are read again.
+                content = lines.first_taken()
+                yield Record(Place(path, lines.number), None, f"not readable as a table from here on: {row}", content)
+            else:
+                content = lines.taken()
+                if row:
+                    yield _table_record(header, row, Place(path, lines.number), content)
 
 
 class _Noted:
-    """The lines of a table, kept until somebody takes them: what a row was made of."""
+    """The lines of a table, kept until somebody takes them: what a row was made of.
+
+    Attributes:
+        number: of the last line that was given out, from 1.
+    """
 
     def __init__(self, lines: Iterable[str]) -> None:
+        self.number = 0
         self._lines = iter(lines)
         self._kept: list[str] = []
+        self._characters = 0
+        self._again: deque[str] = deque()
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        if self._characters > _ROW_CHARACTERS:
+            raise csv.Error(f"the row is longer than {_ROW_CHARACTERS:,} characters")
+        line = self._again.popleft() if self._again else next(self._lines)
+        self.number += 1
         self._kept.append(line)
+        self._characters += len(line)
         return line
 
     def taken(self) -> str:
         """The lines since the last time, as one text without the last line's end."""
         content = "".join(self._kept).rstrip("\r\n")
         self._kept.clear()
+        self._characters = 0
         return content
+
+    def first_taken(self) -> str:
+        """The first of them; the others are given out once more."""
+        others = self._kept[1:]
+        del self._kept[1:]
+        self._again.extendleft(reversed(others))
+        self.number -= len(others)
+        return self.taken()
 
 
 def _rows(rows: Any) -> Iterator[list[str] | csv.Error]:

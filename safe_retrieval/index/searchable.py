@@ -312,21 +312,24 @@ class SearchableIndex:
                 self._adopt(changed(self.path, snapshot, dead=_positions(known)))
         return len(known)
 
-    def compact(self, *, factory: str | None = None) -> None:
+    def compact(self, *, factory: str | None = None, memory: int | None = None) -> None:
         """Write everything into one segment without what was deleted; nothing is encoded.
 
         Args:
             factory: the kind of index to make (:mod:`~safe_retrieval.index.factories`), or ``auto`` for the advisor's
                 choice; ``None`` keeps the index's own. Documents that are added later lie in a ``Flat`` segment, which
                 is searched beside it, until the next compaction.
+            memory: bytes that vectors may take while the index is made and, for ``auto``, while it is searched;
+                ``None`` is no bound.
 
         Raises:
-            InputError: the index is read-only; the factory is unknown, or there are too few vectors to train it on.
+            InputError: the index is read-only; the factory is unknown, there are too few vectors to train it on, or it
+                cannot be made within the memory.
             IndexLockedError: another process is writing the index.
             IndexFolderError: the folder cannot be written.
         """
         with self._changing() as snapshot:
-            self._adopt(compacted(self.path, snapshot, factory))
+            self._adopt(compacted(self.path, snapshot, factory, memory=memory))
 
     def tune(self, factory: str, settings: SearchSettings) -> None:
         """Make the index of a kind, unless it is of that, and write down how much a search looks at.

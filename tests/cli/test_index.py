@@ -118,6 +118,23 @@ def test_shards_step_by_step_and_in_one(corpus: Path, tmp_path: Path) -> None:
     assert isinstance(CLI.invoke(app, ["shards", "embed", out, "--shard", "1/2"]).exception, IndexFolderError)
 
 
+def test_shards_of_pieces_without_bad_lines(corpus: Path, tmp_path: Path) -> None:
+    out, other = str(tmp_path / "out"), str(tmp_path / "other")
+    with corpus.open("a") as file:
+        file.write("broken\n")
+    options = ["--shards", "2", "--chunk-words", "1", "--skip-bad"]
+    planned = CLI.invoke(app, ["shards", "plan", str(corpus), out, *options]).stderr
+    assert "1 bad line skipped" in planned
+    for shard in ("1/2", "2/2"):
+        CLI.invoke(app, ["shards", "embed", out, "--shard", shard])
+    CLI.invoke(app, ["shards", "merge", out])
+    assert CLI.invoke(app, ["build", str(corpus), other, *options]).exit_code == 0
+    assert read_manifest(tmp_path / "other").files() == read_manifest(tmp_path / "out").files()
+    assert read_manifest(tmp_path / "out").count > 12
+    refused = CLI.invoke(app, ["shards", "plan", "hf:name", out, "--shards", "1", "--offline", "--split", "train"])
+    assert isinstance(refused.exception, OfflineError)
+
+
 def test_tune_measures_and_writes_down(corpus: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     with corpus.open("a") as file:

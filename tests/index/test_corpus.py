@@ -75,6 +75,21 @@ def test_tsv_takes_quotation_marks_as_they_are(tmp_path: Path) -> None:
     assert [d.text for d in read_corpus(write(tmp_path / "c.tsv.gz", text))] == ['"Never closed', 'says "hi"']
 
 
+def test_a_quotation_mark_that_nobody_closed_costs_its_own_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = "".join(f'{n},"a ""quoted""\nline {n}",x\n' for n in range(3, 40))
+    path = write(tmp_path / "c.csv", f'_id,text,tag\n1,one,x\n2,"two,x\n{good}40,"forty,x\n41,end,x')
+    for bound in (2**20, 100):  # found at the next quotation mark, or at the bound where there is none for long
+        monkeypatch.setattr("safe_retrieval.index.readers._ROW_CHARACTERS", bound)
+        with Rejects(tmp_path / "rejected.jsonl") as rejects:
+            documents = list(read_corpus(path, rejects=rejects))
+        assert [document.id for document in documents] == ["1", *map(str, range(3, 40)), "41"]
+        assert documents[1].text == 'a "quoted"\nline 3'
+        entries = [json.loads(line) for line in rejects.path.read_text().splitlines()]
+        assert [(entry["line"], entry["content"]) for entry in entries] == [(3, '2,"two,x'), (78, '40,"forty,x')]
+
+
 def test_long_fields(tmp_path: Path) -> None:
     (document,) = read_corpus(write(tmp_path / "c.csv", "_id,text\n1," + "x" * 300_000))
     assert len(document.text) == 300_000
@@ -99,7 +114,7 @@ def test_long_fields(tmp_path: Path) -> None:
         ("c.csv", "number,text\n1,a", "header line that names the columns _id and text"),
         ("c.csv", "_id,text,text\n1,a,b", "line 1: two columns are called 'text'"),
         ("c.csv", "_id,text\n1,a\n2,b,c", "line 3: expected 2 columns, got 3"),
-        ("c.csv", '_id,text\n1,a\n2,"b', "line 3: not readable as a table, here or before"),
+        ("c.csv", '_id,text\n1,a\n2,"b', "line 3: not readable as a table from here on"),
         ("c.doc", "a", "expected one of .jsonl"),
     ],
 )

@@ -167,6 +167,22 @@ def test_too_few_to_train_on(tmp_path: Path) -> None:
         assert index.manifest.factory == "Flat"
 
 
+def test_compaction_within_a_memory(tmp_path: Path) -> None:
+    for name in ("whole", "parts"):
+        build_index(DOCUMENTS, ENCODER, tmp_path / name)
+    with load_index(tmp_path / "whole") as whole, load_index(tmp_path / "parts") as parts:
+        before = parts.manifest
+        for factory in ("IVF4,Flat", "HNSW16"):
+            with pytest.raises(InputError, match=r"GB while it is made, more than the"):
+                parts.compact(factory=factory, memory=1_000)
+        assert parts.manifest == before
+        whole.compact(factory="IVF4,Flat")
+        parts.compact(factory="IVF4,Flat", memory=4 * DIMENSION * 900)
+        assert parts.manifest.segments[0].vectors == whole.manifest.segments[0].vectors
+        parts.compact(factory="auto", memory=4 * DIMENSION * 200)
+        assert parts.manifest.factory == "SQ8"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
