@@ -24,11 +24,27 @@ if TYPE_CHECKING:
 _ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 
 
+class _OneAtATime:
+    """A lock that can be pickled: what comes back is a lock of its own. All are equal."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_OneAtATime], tuple[()]]:
+        return type(self), ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OneAtATime)
+
+    def __hash__(self) -> int:
+        return hash(_OneAtATime)
+
+
 class LocalChatModel(BaseChatModel):
     """Answers with a causal language model on this machine; it is loaded on first use.
 
     What messages say is never parsed for control tokens, so a retrieved passage cannot end the user's turn or play the
-    system. One answer is written at a time.
+    system. One answer is written at a time. Copies share the model; by pickle go the settings alone.
 
     Raises:
         ValueError: a setting is not what it should be (pydantic's ``ValidationError``).
@@ -42,7 +58,7 @@ class LocalChatModel(BaseChatModel):
     temperature: float = Field(default=0.0, ge=0, description="0 always takes the likeliest token.")
     offline: bool = Field(default=False, description="Open no connection.")
 
-    _one_answer: Any = PrivateAttr(default_factory=threading.Lock)
+    _one_answer: Any = PrivateAttr(default_factory=_OneAtATime)
 
     @classmethod
     def sharing(cls, embeddings: SafeRetrievalEmbeddings, **settings: Any) -> Self:
@@ -62,6 +78,17 @@ class LocalChatModel(BaseChatModel):
         chat = cls(backbone=embeddings.backbone or model.name, offline=embeddings.offline, **settings)
         chat.__dict__["language_model"] = model  # where cached_property looks
         return chat
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy on the same frozen weights, in the same queue for them."""
+        shared = {id(part): part for part in (self.__dict__.get("language_model"), self._one_answer)}
+        return super().__deepcopy__({**(memo or {}), **shared})
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """The settings, without the model."""
+        state = super().__getstate__()
+        fields = {name: value for name, value in state["__dict__"].items() if name != "language_model"}
+        return {**state, "__dict__": fields}
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -104,7 +131,7 @@ class LocalChatModel(BaseChatModel):
                 f"unknown arguments: {', '.join(sorted(unknown))}; max_new_tokens and temperature are fields of the "
                 "model, and a call takes stop"
             )
-        with self._one_answer:
+        with self._one_answer.lock:
             model = self.language_model
             asked = conversation_ids(
                 model.tokenizer, [_turn(message) for message in messages], max_tokens=self.max_message_tokens

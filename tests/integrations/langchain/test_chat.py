@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -63,6 +65,20 @@ def test_settings_come_back(chat: LocalChatModel) -> None:
     allowed: list[Any] = [LocalChatModel]
     again = loads(dumps(chat), allowed_objects=allowed, valid_namespaces=["langchain_safe_retrieval"])
     assert (again.backbone, again.max_new_tokens) == (chat.backbone, 6)
+
+
+def test_copies_share_the_model_and_pickles_hold_none(chat: LocalChatModel) -> None:
+    said = chat.invoke("the violin").content
+    for copied in (copy.copy(chat), copy.deepcopy(chat), chat.model_copy(deep=True)):
+        assert copied.language_model is chat.language_model
+        assert copied._one_answer is chat._one_answer
+        assert copied.invoke("the violin").content == said
+    pickled = pickle.dumps(chat)
+    assert len(pickled) < 10_000
+    again = pickle.loads(pickled)  # noqa: S301  # for hosts that send objects to their workers
+    assert again == chat
+    assert "language_model" not in again.__dict__
+    assert again.invoke("the violin").content == said
 
 
 def test_what_it_cannot_read_is_refused(chat: LocalChatModel) -> None:
