@@ -74,16 +74,18 @@ class LanguageModel:
         tokenizer: its tokenizer, wrapped.
         name: a name for people.
         fingerprint: hash of the weights, ``sha256:...``.
+        chat: ask queries in the model's chat template; without it, in plain paragraphs.
 
     Raises:
         ModelError: it has layers without keys and values (recurrent ones), so a prefix of it cannot be kept.
     """
 
-    def __init__(self, model: Any, tokenizer: TextTokenizer, *, name: str, fingerprint: str) -> None:
+    def __init__(self, model: Any, tokenizer: TextTokenizer, *, name: str, fingerprint: str, chat: bool = True) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
+        self.chat = chat
         self._decoder = self.model.get_decoder()
         self._layout = AttentionLayout.of(self._decoder.config)
         self._shared: dict[str, SharedPrefix] = {}
@@ -152,6 +154,12 @@ class LanguageModel:
             pack_linear_layers(model)
         return cls(model, TextTokenizer.load(folder), name=name, fingerprint=fingerprint)
 
+    def in_template(self, *, chat: bool) -> LanguageModel:
+        """The same weights, asked with or without the chat template."""
+        if chat == self.chat:
+            return self
+        return LanguageModel(self.model, self.tokenizer, name=self.name, fingerprint=self.fingerprint, chat=chat)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -196,7 +204,7 @@ class LanguageModel:
         """Template and kept keys and values of a system prompt; computed on first use, then reused."""
         known = self._shared.get(system_prompt)
         if known is None or known.key_values.keys[0].device != self.device:  # the model may have been moved since
-            rendered = template.render(self.tokenizer, system_prompt)
+            rendered = template.render(self.tokenizer, system_prompt, chat=self.chat)
             ids = torch.tensor([rendered.before], device=self.device)
             # Never in inference mode, whoever asks first: training saves these tensors for its backward pass.
             with torch.inference_mode(mode=False), torch.no_grad():

@@ -45,17 +45,17 @@ class PromptTemplate:
         return "sha256:" + hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def render(tokenizer: TextTokenizer, system_prompt: str) -> PromptTemplate:
+def render(tokenizer: TextTokenizer, system_prompt: str, *, chat: bool = True) -> PromptTemplate:
     """The model's chat template around a query, under a system prompt.
 
     A model whose template knows no system role gets the system prompt at the head of the user's turn; a model without
-    a chat template gets plain paragraphs.
+    a chat template, and any model if ``chat`` is false, gets plain paragraphs.
 
     Raises:
         ModelError: the template changes or repeats the query, so it cannot be cut in two; or it leaves out the system
             prompt, and with it the policy.
     """
-    text = _render_text(tokenizer, system_prompt)
+    text = _chat_text(tokenizer, system_prompt) if chat else _plain_text(tokenizer, system_prompt)
     if text.count(_MARKER) != 1:
         raise ModelError("expected the chat template to contain the query once; this backbone's template does not")
     if system_prompt.strip() not in text:
@@ -111,12 +111,15 @@ def conversation_ids(tokenizer: TextTokenizer, turns: Sequence[Turn], *, max_tok
     return [*ids, *tokenizer.encode_trusted(text)]
 
 
-def _render_text(tokenizer: TextTokenizer, system_prompt: str) -> str:
+def _plain_text(tokenizer: TextTokenizer, system_prompt: str) -> str:
+    return f"{tokenizer.trusted.bos_token or ''}{system_prompt}\n\n{_MARKER}\n\n"
+
+
+def _chat_text(tokenizer: TextTokenizer, system_prompt: str) -> str:
     from jinja2.exceptions import TemplateError
 
     if tokenizer.trusted.chat_template is None:
-        start = tokenizer.trusted.bos_token or ""
-        return f"{start}{system_prompt}\n\n{_MARKER}\n\n"
+        return _plain_text(tokenizer, system_prompt)
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
     try:
         text = _apply(tokenizer, [*system, {"role": "user", "content": _MARKER}])

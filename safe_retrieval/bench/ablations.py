@@ -91,7 +91,7 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 def _generation(config: TrainingConfig) -> tuple[object, ...]:
     """What decides the responses to a query."""
-    return config.backbone, config.policy, config.responses.max_new_tokens
+    return config.backbone, config.policy, config.template, config.responses.max_new_tokens
 
 
 def _told(error: ValidationError) -> str:

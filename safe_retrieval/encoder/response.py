@@ -68,8 +68,7 @@ class ResponseEncoder:
                 f"the adapter was trained for {wanted.name} ({wanted.fingerprint}), got {model.name} "
                 f"({model.fingerprint}); load that backbone, or train an adapter for this one"
             )
-        _check_template(model, loaded)
-        self.model = model
+        self.model = _in_its_template(model, loaded)
         self.record = loaded.record
         self.fingerprint = loaded.fingerprint
         self.policy = policy or loaded.record.policy.policy
@@ -215,14 +214,20 @@ class ResponseEncoder:
         return Compression(unit_rows(vectors), refusal, projected)
 
 
-def _check_template(model: LanguageModel, loaded: LoadedAdapter) -> None:
-    """A query's states depend on the text around it, so equal weights with another chat template do not do."""
+def _in_its_template(model: LanguageModel, loaded: LoadedAdapter) -> LanguageModel:
+    """The backbone, asked as in training, with the chat template or without.
+
+    A query's states depend on the text around it, so equal weights with another chat template do not do.
+    """
     from safe_retrieval.backbone.template import render
 
-    wanted = loaded.record.template_sha256
-    found = render(model.tokenizer, loaded.record.policy.system_prompt).sha256
-    if found != wanted:
-        raise BackboneMismatchError(
-            f"the adapter was trained behind the prompt {wanted}, and the chat template of {model.name} makes {found} "
-            "of its policy; load the backbone with the tokenizer it was published with, or train an adapter for it"
-        )
+    wanted, system_prompt = loaded.record.template_sha256, loaded.record.policy.system_prompt
+    found = render(model.tokenizer, system_prompt).sha256
+    if found == wanted:
+        return model.in_template(chat=True)
+    if render(model.tokenizer, system_prompt, chat=False).sha256 == wanted:
+        return model.in_template(chat=False)
+    raise BackboneMismatchError(
+        f"the adapter was trained behind the prompt {wanted}, and the chat template of {model.name} makes {found} "
+        "of its policy; load the backbone with the tokenizer it was published with, or train an adapter for it"
+    )

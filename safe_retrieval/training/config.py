@@ -113,6 +113,13 @@ class OptimiserSettings(_Settings):
     patience: int | None = Field(default=None, gt=0)
 
 
+class PromptStyle(StrEnum):
+    """What stands around a query."""
+
+    CHAT = "chat"
+    NONE = "none"
+
+
 class TrainingConfig(_Settings):
     """One run.
 
@@ -120,6 +127,7 @@ class TrainingConfig(_Settings):
         backbone: catalog name, hub id or folder.
         teacher: see :func:`~safe_retrieval.training.teachers.load_teacher`.
         policy: name or system prompt.
+        template: ``chat``, the backbone's own, or ``none``, plain paragraphs; an adapter is asked as it was trained.
         out: folder of the run: responses, checkpoints, log, and at the end ``adapter/``.
         responses_file: responses that are there already, or where they go; ``None`` keeps them in ``out``.
         held_out: queries kept back for evaluation.
@@ -130,6 +138,7 @@ class TrainingConfig(_Settings):
     backbone: str
     teacher: str = "all-minilm-l6-v2"
     policy: str = "careful"
+    template: PromptStyle = PromptStyle.CHAT
     out: Path
     responses_file: Path | None = None
     seed: int = 0

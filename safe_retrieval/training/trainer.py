@@ -41,7 +41,7 @@ from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training.card import write_card
 from safe_retrieval.training.checkpoint import Checkpoints, Position
-from safe_retrieval.training.config import TrainingConfig
+from safe_retrieval.training.config import PromptStyle, TrainingConfig
 from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.phases import HEADS, JOINT, PHASES, Examples, Run, head_phase, joint_phase
@@ -111,7 +111,7 @@ def _optimise(run: Run) -> None:
 
 def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: bool = False) -> Prepared:
     """Load the models and make sure every query has its response; resumable by itself."""
-    model = LanguageModel.load(config.backbone, offline=offline)
+    model = LanguageModel.load(config.backbone, offline=offline).in_template(chat=config.template is PromptStyle.CHAT)
     policy = policy_from(config.policy)
     config.out.mkdir(parents=True, exist_ok=True)
     prefixes = PrefixCache(

@@ -54,6 +54,13 @@ def test_without_a_template_there_are_paragraphs() -> None:
     assert rendered(None)[:2] == (f"{POLICY}\n\n", "\n\n")
 
 
+def test_paragraphs_in_place_of_a_template() -> None:
+    text_tokenizer = TextTokenizer(tokenizer(CHATML))
+    plain, chat = (render(text_tokenizer, POLICY, chat=chat) for chat in (False, True))
+    assert text_tokenizer.trusted.decode(list(plain.before)) == f"{POLICY}\n\n"
+    assert plain.sha256 != chat.sha256
+
+
 def test_no_system_prompt_is_no_system_turn() -> None:
     assert rendered(CHATML, "")[0] == "<|im_start|>user\n"
 

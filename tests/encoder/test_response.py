@@ -157,6 +157,19 @@ def test_another_chat_template_is_refused(policy: ResponsePolicy | None) -> None
         ResponseEncoder(model, loaded_for(same), policy=policy)
 
 
+def test_an_adapter_is_asked_in_the_template_it_was_trained_in() -> None:
+    chat = tiny_model()
+    plain = chat.in_template(chat=False)
+    assert plain.model is chat.model
+    assert plain.in_template(chat=True).shared_prefix("x").template == chat.shared_prefix("x").template
+    by_chat, by_plain = (ResponseEncoder(chat, loaded_for(model)) for model in (chat, plain))
+    assert by_chat.model is chat
+    assert not by_plain.model.chat
+    assert ResponseEncoder(plain, loaded_for(chat)).model.chat
+    apart = (by_chat.encode_queries(TEXTS) * by_plain.encode_queries(TEXTS)).sum(1)
+    assert apart.max() < 0.9999
+
+
 def test_numbers_that_overflow_are_an_error() -> None:
     fast = tiny_model().tokenizer
     broken = causal_lm(Family.QWEN2, len(fast.trusted))

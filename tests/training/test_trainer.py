@@ -355,3 +355,12 @@ def test_one_run_in_a_folder_at_a_time(configure: Callable[..., TrainingConfig])
 def test_the_backbone_is_not_changed(finished: TrainingConfig, backbone: Path) -> None:
     model = LanguageModel.load(str(backbone), offline=True, dtype="float32")
     assert load_adapter(finished.out / "adapter").record.backbone.fingerprint == model.fingerprint
+
+
+def test_without_the_chat_template(configure: Callable[..., TrainingConfig]) -> None:
+    config = configure(template="none", optimiser={"epochs": 1, "head_epochs": 0})
+    loaded = load_adapter(train(config, offline=True))
+    model = LanguageModel.load(config.backbone, offline=True)
+    assert not ResponseEncoder(model, loaded).model.chat
+    with pytest.raises(ConfigError, match="template"):
+        configure(template="chatml")
