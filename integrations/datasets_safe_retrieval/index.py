@@ -121,11 +121,11 @@ def add_safe_index(
         IndexFolderError: the folder holds something else.
         AdapterError, ModelError: the adapter or a model cannot be had.
     """
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.builder import build_index
 
     _check_column(dataset, column)
-    encoder = InputEncoder.load(document_encoder, offline=offline)
+    encoder = load_document_encoder(document_encoder, offline=offline)
     documents = (Document(str(row), text) for row, text in enumerate(_texts(dataset, column)))
     build_index(documents, encoder, index_path, factory=factory, batch_size=batch_size, total=len(dataset))
     retriever = SafeRetriever.open(

@@ -232,7 +232,7 @@ class SafeDocumentEmbedder:
     def _loaded(self) -> Encoder:
         with _LOADING:
             if self._encoder is None:
-                from safe_retrieval.encoder.input import InputEncoder
+                from safe_retrieval.encoder.document_encoders import load_document_encoder
 
-                self._encoder = InputEncoder.load(self.document_encoder, offline=self.offline)
+                self._encoder = load_document_encoder(self.document_encoder, offline=self.offline)
             return self._encoder

@@ -89,11 +89,11 @@ class EncoderEngine:
         Raises:
             ModelError: it cannot be had.
         """
-        from safe_retrieval.encoder.input import InputEncoder
+        from safe_retrieval.encoder.document_encoders import load_document_encoder
 
         with self._loading:
             if self._document is None:
-                self._document = InputEncoder.load(self._settings.document_encoder, offline=self._settings.offline)
+                self._document = load_document_encoder(self._settings.document_encoder, offline=self._settings.offline)
             return self._document
 
     def query_encoder(self) -> Encoder:

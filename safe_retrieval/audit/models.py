@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from safe_retrieval.encoder.policy import CAREFUL, ResponsePolicy, policy_from
-from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
+from safe_retrieval.models.catalog import DEFAULT_BACKBONE, DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.types import Encoder
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class LocalModels:
     """Models by name, on this machine; the backbone is loaded once for both the response encoder and HyDE.
 
     Args:
-        document_encoder: name, hub id or folder.
+        document_encoder: see :mod:`~safe_retrieval.encoder.document_encoders`.
         backbone: name, hub id or folder; ``None`` takes the adapter's, or the default.
         adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
@@ -80,9 +80,14 @@ class LocalModels:
     @cached_property
     def document(self) -> RecordedEncoder:
         """See :class:`Models`."""
-        from safe_retrieval.encoder.input import InputEncoder
+        from safe_retrieval.encoder.document_encoders import load_document_encoder
+        from safe_retrieval.encoder.pooled import CAUSAL, PooledEncoder
 
-        encoder = InputEncoder.load(self._document_encoder, offline=self._offline)
+        encoder: Encoder
+        if self._document_encoder == f"{CAUSAL}:{self._backbone_name}":  # one copy of the weights does for both
+            encoder = PooledEncoder(self._language_model, name=self._document_encoder)
+        else:
+            encoder = load_document_encoder(self._document_encoder, offline=self._offline)
         return RecordedEncoder(encoder, {"document_encoder": {"name": encoder.name, "space": encoder.space}})
 
     @cached_property
@@ -124,12 +129,14 @@ class LocalModels:
     @cached_property
     def _language_model(self) -> LanguageModel:
         from safe_retrieval.backbone.language_model import LanguageModel
-        from safe_retrieval.models.catalog import DEFAULT_BACKBONE
 
-        name = self._backbone
-        if name is None:
-            name = self._adapter.record.backbone.name if self._adapter_path else DEFAULT_BACKBONE
-        return LanguageModel.load(name, offline=self._offline)
+        return LanguageModel.load(self._backbone_name, offline=self._offline)
+
+    @property
+    def _backbone_name(self) -> str:
+        if self._backbone is not None:
+            return self._backbone
+        return self._adapter.record.backbone.name if self._adapter_path else DEFAULT_BACKBONE
 
     def _backbone_record(self) -> dict[str, str]:
         model = self._language_model

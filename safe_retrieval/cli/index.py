@@ -98,7 +98,7 @@ def build(
     It may be stopped at any time, even by kill -9: an index that is there stays as it is until the new one is complete,
     and the same command goes on where it stopped. What was encoded is used again where texts and encoder are the same.
     """
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
 
     began = time.monotonic()
     bound = memory_bytes(memory)
@@ -117,8 +117,8 @@ def build(
     )
     with rejects_of(folder, skip_bad) as rejects:
         documents = options.documents(rejects)  # one that is not there is reported before a model is loaded
-        document_encoder = InputEncoder.load(encoder, offline=offline)
-        build_with = _builder(engine, shards, workers, partial(InputEncoder.load, encoder, offline=offline))
+        document_encoder = load_document_encoder(encoder, offline=offline)
+        build_with = _builder(engine, shards, workers, partial(load_document_encoder, encoder, offline=offline))
         manifest = build_with(
             options.pieces(documents, document_encoder),
             document_encoder,
@@ -200,14 +200,14 @@ def verify(
     offline: Offline = False,
 ) -> None:
     """Check sizes, hashes, ids both ways, every vector, and a sample against its texts; exit with 1 at a fault."""
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.folder import load_index, verify_index
     from safe_retrieval.index.recheck import reencoding_faults
 
     faults = verify_index(folder)
     if not faults and sample:
         with load_index(folder, verify=False, read_only=True) as index:
-            encoder = InputEncoder.load(index.manifest.encoder.name, offline=offline)
+            encoder = load_document_encoder(index.manifest.encoder.name, offline=offline)
             faults = reencoding_faults(index, encoder, sample=sample, seed=seed)
             remark(f"{min(sample, len(index)):,} documents encoded again with {encoder.name}")
     for fault in faults:
@@ -242,7 +242,7 @@ def add(
 
     Documents go in some hundred at a time, each lot as one step. After a stop, --replace takes the same corpus again.
     """
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.folder import load_index
 
     options = CorpusOptions(
@@ -260,7 +260,7 @@ def add(
     )
     with rejects_of(folder, skip_bad) as rejects, load_index(folder) as index:
         documents = options.documents(rejects)
-        encoder = InputEncoder.load(index.manifest.encoder.name, offline=offline)
+        encoder = load_document_encoder(index.manifest.encoder.name, offline=offline)
         index.check_encoder(encoder)
         remaining = options.pieces(documents, encoder)
         added = replaced = 0

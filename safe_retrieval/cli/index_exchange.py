@@ -99,7 +99,7 @@ def import_(
 
     A pickle of LangChain's is read as data and never run; what cannot be taken is said.
     """
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.adopt import import_langchain
     from safe_retrieval.index.parquet import import_parquet
     from safe_retrieval.index.rows import Fields
@@ -109,7 +109,7 @@ def import_(
         raise InputError(f"expected a .parquet file, or a folder with {name}.faiss and {name}.pkl, got {source}")
     if is_folder and encoder is None:
         raise InputError(f"{source} does not say who made its vectors; name the encoder: --encoder")
-    made_by = None if encoder is None else InputEncoder.load(encoder, offline=offline)
+    made_by = None if encoder is None else load_document_encoder(encoder, offline=offline)
     if is_folder and made_by is not None:
         imported = import_langchain(
             source, out, made_by, name=name, skip_foreign=skip_foreign, factory=factory, sample=sample
@@ -150,7 +150,7 @@ def adopt(
     The i-th text belongs to the i-th vector, or the texts' ids are the numbers that the FAISS index has for its
     vectors. A sample is encoded again to see that the vectors are the encoder's.
     """
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.adopt import adopt_index
 
     folder = faiss_file.with_suffix("") if out is None else out
@@ -165,7 +165,7 @@ def adopt(
         offline=offline,
     )
     documents = options.documents()
-    made_by = InputEncoder.load(encoder, offline=offline)
+    made_by = load_document_encoder(encoder, offline=offline)
     _report(adopt_index(faiss_file, documents, made_by, folder, factory=factory, sample=sample), folder)
 
 

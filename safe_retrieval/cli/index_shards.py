@@ -64,7 +64,7 @@ def plan(
     offline: Offline = False,
 ) -> None:
     """Put the documents on the disk and write the shard manifest."""
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.steps import plan_build
 
     options = CorpusOptions(
@@ -83,7 +83,7 @@ def plan(
     bound = memory_bytes(memory)
     with rejects_of(folder, skip_bad) as rejects:
         documents = options.documents(rejects)
-        document_encoder = InputEncoder.load(encoder, offline=offline)
+        document_encoder = load_document_encoder(encoder, offline=offline)
         planned = plan_build(
             options.pieces(documents, document_encoder),
             document_encoder,
@@ -99,13 +99,13 @@ def plan(
 @app.command()
 def embed(folder: IndexFolder, *, shard: Shard, offline: Offline = False) -> None:
     """Encode one shard, unless that was done."""
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.plan import read_plan
     from safe_retrieval.index.steps import embed_shard, shard_number
 
     planned = read_plan(folder)
     number = shard_number(shard, len(planned.shards))
-    done = embed_shard(folder, number, InputEncoder.load(planned.encoder.name, offline=offline))
+    done = embed_shard(folder, number, load_document_encoder(planned.encoder.name, offline=offline))
     remark(f"shard {shard}: {'encoded' if done else 'was there'}")
 
 

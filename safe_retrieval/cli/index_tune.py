@@ -77,7 +77,7 @@ def _parts(
         queries = min(queries, max(1, len(index) // 10))
         drawn = index.sample_vectors(sample + queries, seed=seed)
         return drawn[:-queries], drawn[-queries:]
-    from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.errors import DataError
 
     try:
@@ -85,7 +85,7 @@ def _parts(
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{queries_file} cannot be read as queries, one a line: {error}") from error
     texts = [line for line in lines if line.strip()][:queries]
-    encoder = InputEncoder.load(index.manifest.encoder.name, offline=offline)
+    encoder = load_document_encoder(index.manifest.encoder.name, offline=offline)
     index.check_encoder(encoder)
     return index.sample_vectors(sample, seed=seed), encoder.encode_queries(texts)
 

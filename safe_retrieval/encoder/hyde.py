@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from safe_retrieval.encoder.input import InputEncoder, unit_rows
+from safe_retrieval.encoder.document_encoders import load_document_encoder
+from safe_retrieval.encoder.input import unit_rows
 from safe_retrieval.encoder.policy import CAREFUL, ResponsePolicy, policy_from
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
@@ -90,7 +91,7 @@ class HydeEncoder:
 
         return cls(
             LanguageModel.load(backbone or DEFAULT_BACKBONE, offline=offline),
-            InputEncoder.load(document_encoder, offline=offline),
+            load_document_encoder(document_encoder, offline=offline),
             policy=policy_from(policy),
             samples=samples,
             max_new_tokens=max_new_tokens,

@@ -19,9 +19,12 @@ from safe_retrieval.encoder.texts import clean_texts, length_sorted_batches
 from safe_retrieval.types import FloatMatrix, QueryEncoding
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from safe_retrieval.backbone.language_model import LanguageModel
+
+CAUSAL, BIDIRECTIONAL = "pooled", "llm2vec"
+"""What stands before a model's name, and a colon, in the name of such an encoder."""
 
 MAX_TOKENS = 512
 _TOKEN_BUDGET = 8192
@@ -35,16 +38,23 @@ class PooledEncoder:
     Args:
         model: the language model.
         bidirectional: let every position see every other.
+        name: a name for people, by which it can be loaded again; ``None`` makes one of the model's.
     """
 
-    def __init__(self, model: LanguageModel, *, bidirectional: bool = False) -> None:
+    def __init__(self, model: LanguageModel, *, bidirectional: bool = False, name: str | None = None) -> None:
         self.model = model
         self.bidirectional = bidirectional
+        self._name = name or f"{BIDIRECTIONAL if bidirectional else CAUSAL}:{model.name}"
 
     @property
     def name(self) -> str:
-        """The model's name and how it is read."""
-        return f"{self.model.name} ({'bidirectional ' if self.bidirectional else ''}mean)"
+        """How it is read, and the model's name."""
+        return self._name
+
+    @property
+    def torch_modules(self) -> tuple[nn.Module, ...]:
+        """The model, for a host that moves it or shares it between processes."""
+        return (self.model.model,)
 
     @property
     def dimension(self) -> int:

@@ -83,7 +83,7 @@ class EncoderRecord:
     """The encoder of the documents.
 
     Attributes:
-        name: a name that ``InputEncoder.load`` understands, where it is one of those.
+        name: a name that ``load_document_encoder`` understands, where it is one of those.
         space: fingerprint of the vector space; an encoder with another one is refused.
         prompts: text put before a ``query`` or a ``document``, as far as the encoder has such.
     """

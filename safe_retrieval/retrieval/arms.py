@@ -108,9 +108,9 @@ class ArmLoader:
         return self._response() if arm in {Arm.BM25, Arm.INPUT} else None
 
     def _input(self) -> Encoder:
-        from safe_retrieval.encoder.input import InputEncoder
+        from safe_retrieval.encoder.document_encoders import load_document_encoder
 
-        return InputEncoder.load(self._document_encoder, offline=self._offline)
+        return load_document_encoder(self._document_encoder, offline=self._offline)
 
     def _response(self) -> ResponseEncoder:
         from safe_retrieval.encoder.response import ResponseEncoder

@@ -99,6 +99,7 @@ def open_served(
         AdapterError, ModelError: the adapter or a model cannot be had.
     """
     from safe_retrieval.encoder.input import InputEncoder
+    from safe_retrieval.encoder.pooled import PooledEncoder
     from safe_retrieval.encoder.progress import quiet_loading
     from safe_retrieval.index.folder import load_index  # brings faiss
 
@@ -111,7 +112,7 @@ def open_served(
             judge = loader.refusal_encoder(arm) if gate.needs_verdict else None
         if opened is not None:
             opened.check_encoder(pair)
-        if not isinstance(pair.document, InputEncoder):
+        if not isinstance(pair.document, InputEncoder | PooledEncoder):
             raise ModelError(f"expected a document encoder that counts tokens, got {type(pair.document).__name__}")
         on_failure.pop_all()  # the engine closes the index
     return Served(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from safe_retrieval.encoder.input import InputEncoder
-from safe_retrieval.encoder.pooled import PooledEncoder
-from safe_retrieval.errors import ConfigError, ModelError
+from safe_retrieval.encoder.document_encoders import load_document_encoder
+from safe_retrieval.encoder.pooled import BIDIRECTIONAL, CAUSAL, PooledEncoder
+from safe_retrieval.errors import ConfigError
 from safe_retrieval.types import Encoder, FloatMatrix
 
 if TYPE_CHECKING:
@@ -37,8 +37,11 @@ class Teacher(Protocol):
         """(n, D) float32, unit norm."""
 
 
-class InputTeacher:
+class EncoderTeacher:
     """An encoder of texts, usually a sentence-transformers model: responses are embedded as its documents are.
+
+    With the backbone's own averaged states (:class:`~safe_retrieval.encoder.pooled.PooledEncoder`) this is the paper's
+    JEPA setting, no outside teacher at all; with those of an LLM2Vec-style checkpoint it is the paper's teacher.
 
     Args:
         encoder: the encoder that an index for the adapter is built with.
@@ -67,28 +70,12 @@ class InputTeacher:
         return self._encoder.encode_documents(responses)
 
 
-class MeanPooledTeacher(InputTeacher):
-    """A language model without a system prompt, mean-pooled over the text's last-layer states.
-
-    With the backbone itself as ``model`` this is the paper's JEPA setting: no outside teacher at all. With
-    ``bidirectional`` and an LLM2Vec-style checkpoint (merged weights, in a ``transformers`` folder) it is the paper's
-    teacher. The document encoder of such an adapter is :class:`~safe_retrieval.encoder.pooled.PooledEncoder`.
-
-    Args:
-        model: the language model.
-        bidirectional: let every position see every other, as LLM2Vec does.
-    """
-
-    def __init__(self, model: LanguageModel, *, bidirectional: bool = False) -> None:
-        super().__init__(PooledEncoder(model, bidirectional=bidirectional))
-
-
 def load_teacher(name: str, model: LanguageModel, *, offline: bool = False) -> Teacher:
     """A teacher by name.
 
     Args:
-        name: a sentence-transformers model (catalog name, hub id, folder); ``"self"`` for the backbone over its own
-            response; ``"llm2vec:FOLDER"`` for an LLM2Vec-style checkpoint.
+        name: as in :mod:`~safe_retrieval.encoder.document_encoders`; or ``"self"`` for the backbone over its own
+            response.
         model: the backbone.
         offline: open no connection.
 
@@ -96,15 +83,9 @@ def load_teacher(name: str, model: LanguageModel, *, offline: bool = False) -> T
         ConfigError: the name has a prefix that is not known.
         ModelError: the model cannot be had.
     """
-    from safe_retrieval.backbone.language_model import LanguageModel as Loader
-
-    if name == "self":
-        return MeanPooledTeacher(model)
-    kind, separator, rest = name.partition(":")
-    if not separator:
-        return InputTeacher(InputEncoder.load(name, offline=offline))
-    if kind != "llm2vec":
-        raise ConfigError(f"expected a model name, 'self' or 'llm2vec:FOLDER' as teacher, got {name!r}")
-    if not Path(rest).is_dir():
-        raise ModelError(f"expected an LLM2Vec-style checkpoint folder after 'llm2vec:', got {rest!r}")
-    return MeanPooledTeacher(Loader.load(rest, offline=offline), bidirectional=True)
+    if name in {"self", f"{CAUSAL}:{model.name}"}:
+        return EncoderTeacher(PooledEncoder(model))
+    kind, separator, _ = name.partition(":")
+    if separator and kind not in {CAUSAL, BIDIRECTIONAL} and not Path(name).exists():
+        raise ConfigError(f"expected a model name, 'self', 'pooled:NAME' or 'llm2vec:FOLDER' as teacher, got {name!r}")
+    return EncoderTeacher(load_document_encoder(name, offline=offline))

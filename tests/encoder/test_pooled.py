@@ -6,7 +6,7 @@ import torch
 
 from safe_retrieval.encoder.echo import BEFORE, BETWEEN, EchoEncoder
 from safe_retrieval.encoder.pooled import PooledEncoder, mean_states
-from safe_retrieval.training.teachers import MeanPooledTeacher
+from safe_retrieval.training.teachers import EncoderTeacher
 from safe_retrieval.types import Encoder
 from tests.support.tiny_models import Family, tiny_model
 
@@ -63,7 +63,7 @@ def test_spaces_tell_models_and_readings_apart() -> None:
 
 
 def test_the_teacher_speaks_the_space_of_the_encoder() -> None:
-    teacher = MeanPooledTeacher(tiny_model(), bidirectional=True)
+    teacher = EncoderTeacher(PooledEncoder(tiny_model(), bidirectional=True))
     encoder = PooledEncoder(tiny_model(), bidirectional=True)
     assert (teacher.space, teacher.dimension) == (encoder.space, encoder.dimension)
     np.testing.assert_array_equal(teacher.targets(TEXTS), encoder.encode_documents(TEXTS))
