@@ -307,7 +307,7 @@ def test_stopped_at_any_step_the_old_state_or_the_new_one_is_there(
 
 
 def test_a_full_disk_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with load_index(folder) as index:

@@ -312,7 +312,7 @@ def test_faults_are_said_before_anything_is_generated(
     configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(responses, "_answer", None)
-    with pytest.raises(ConfigError, match="'self' or 'llm2vec:FOLDER'"):
+    with pytest.raises(ConfigError, match="'pooled:NAME' or 'llm2vec:FOLDER'"):
         train(configure(teacher="unknown:x"), offline=True)
     with pytest.raises(DataError, match="found none"):
         train(configure(queries={"keep_apart_from": "mistyped"}), offline=True)
