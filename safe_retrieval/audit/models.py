@@ -84,7 +84,8 @@ class LocalModels:
         from safe_retrieval.encoder.pooled import CAUSAL, PooledEncoder
 
         encoder: Encoder
-        if self._document_encoder == f"{CAUSAL}:{self._backbone_name}":  # one copy of the weights does for both
+        kind, _, model = self._document_encoder.partition(":")
+        if kind == CAUSAL and model == self._backbone_name:  # one copy of the weights does for both
             encoder = PooledEncoder(self._language_model, name=self._document_encoder)
         else:
             encoder = load_document_encoder(self._document_encoder, offline=self._offline)
