@@ -48,6 +48,7 @@ CREATE TABLE documents (
 _AT_ONCE = 512
 _COLUMNS = "id, title, text, metadata, position"
 _POSITION = itemgetter(4)
+_as_json = json.JSONEncoder(allow_nan=False).encode
 # How much of the file is mapped at most: a hundred documents read page by page take a third longer.
 _MAPPED_BYTES = 1 << 31
 # SQLite's default bound on parameters was 999 until 3.32.
@@ -127,7 +128,8 @@ def _row(document: Document, position: int) -> tuple[str, str, str, str]:
     if not isinstance(document.text, str) or not isinstance(document.title, str):
         raise DataError(f"document {document.id!r}: expected strings as title and text")
     try:
-        metadata = json.dumps(dict(document.metadata), allow_nan=False)
+        fields = dict(document.metadata)
+        metadata = _as_json(fields) if fields else "{}"
     except (TypeError, ValueError) as error:
         raise DataError(f"document {document.id!r}: metadata is not JSON: {error}") from error
     return document.id, readable(document.title), readable(document.text), metadata

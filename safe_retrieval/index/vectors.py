@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import InputError
 from safe_retrieval.types import FloatMatrix, FloatVector
 
@@ -170,4 +171,4 @@ def check_ids(ids: Iterable[object]) -> list[str]:
 
 def is_valid_id(identifier: str) -> bool:
     """Whether an id can be stored and found again: not empty, no NUL, no lone surrogate."""
-    return bool(identifier) and not any(char == "\x00" or "\ud800" <= char <= "\udfff" for char in identifier)
+    return bool(identifier) and readable(identifier) == identifier

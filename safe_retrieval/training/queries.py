@@ -13,10 +13,17 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError
+
+if TYPE_CHECKING:
+    from safe_retrieval.training.config import QuerySettings
+
+
+_QUERY_FIELDS = ("text", "prompt", "sentence1", "sentence2")
+"""Where the files of an evaluation folder keep what is asked: queries, safe and unsafe prompts, pairs."""
 
 
 class TrainingQuery(NamedTuple):
@@ -67,7 +74,7 @@ def evaluation_texts(data: Path) -> list[str]:
         if file.parent.name == "train-queries" or file.name.startswith("corpus."):
             continue
         for row in _rows(file):
-            found.extend(str(row[key]) for key in ("text", "sentence1", "sentence2") if key in row)
+            found.extend(str(row[key]) for key in _QUERY_FIELDS if key in row)
     if not found:
         raise DataError(f"expected evaluation queries (*.jsonl, *.jsonl.gz) under {data}, found none; check the path")
     return found
@@ -93,6 +100,18 @@ def sample(queries: Sequence[TrainingQuery], count: int, *, seed: int, shares: d
     chosen.extend(rest[: max(0, count - len(chosen))])
     generator.shuffle(chosen)
     return chosen[:count]
+
+
+def choose_queries(settings: QuerySettings, *, seed: int) -> list[TrainingQuery]:
+    """A run's queries: read, deduplicated, kept apart from what is evaluated, sampled with the seed.
+
+    Raises:
+        DataError: as :func:`read_queries` and :func:`evaluation_texts`.
+    """
+    found = [query for query in read_queries(settings.files) if len(query.text) <= settings.longest]
+    if settings.keep_apart_from is not None:
+        found = without(found, evaluation_texts(settings.keep_apart_from))
+    return sample(found, settings.count or len(found), seed=seed, shares=settings.shares)
 
 
 def _texts(file: Path) -> Iterator[str]:

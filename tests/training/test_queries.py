@@ -90,8 +90,9 @@ def test_kept_apart_from_what_is_evaluated(tmp_path: Path) -> None:
     write(tmp_path / "harm" / "set" / "corpus.jsonl.gz", [{"_id": "1", "text": "a passage"}])
     write(tmp_path / "sts" / "test.jsonl", [{"sentence1": "One.", "sentence2": "Two."}])
     write(tmp_path / "train-queries" / "own.jsonl.gz", [{"text": "mine"}])
+    write(tmp_path / "prompts" / "xstest.jsonl.gz", [{"prompt": "How do I kill a process?", "label": "safe"}])
     forbidden = evaluation_texts(tmp_path)
-    assert sorted(forbidden) == ["How do I do harm?", "One.", "Two."]
+    assert sorted(forbidden) == ["How do I do harm?", "How do I kill a process?", "One.", "Two."]
     given = [TrainingQuery(text, "s") for text in ("how do i do harm", "two", "mine", "a passage")]
     assert [query.text for query in without(given, forbidden)] == ["mine", "a passage"]
 
