@@ -125,6 +125,7 @@ _ALL = (
     Arm("gated", QuerySide.BLEND, weight=_BLEND, gate=DEFAULT_THRESHOLD),
     Arm("gated-25", QuerySide.BLEND, weight=_BLEND, gate=0.25),
     Arm("gated-50", QuerySide.BLEND, weight=_BLEND, gate=0.5),
+    Arm("gated-75", QuerySide.BLEND, weight=_BLEND, gate=0.75),
     Arm("gated-teacher", QuerySide.TEACHER, gate=DEFAULT_THRESHOLD),
     Arm("gated-response", QuerySide.RESPONSE, gate=DEFAULT_THRESHOLD),
     Arm(CEILING, QuerySide.HYDE),

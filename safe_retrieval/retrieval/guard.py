@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from safe_retrieval.errors import InputError
 from safe_retrieval.types import GateAction, Hit, Retrieval
 
-DEFAULT_THRESHOLD = 0.75
-"""Refusing is three times as likely as answering.
+DEFAULT_THRESHOLD = 0.9
+"""Refusing is nine times as likely as answering.
 
 A shut gate leaves a harmless query with nothing, so it should shut later than the vector changes (a blend goes over to
-the response at one half). The rule is about 1 % of the ordinary training queries that the 1.5B answers; one half would
-be about 2 %. It was set after seeing a sample of AdvBench and XSTest, which is therefore no independent test of it.
+the response at one half). The rule is about 1 % of the red-team-like training queries that the 1.5B answers, the ones
+nearest to harm; 0.75 would be 4 % of them, one half 11 % (its card). It was set after seeing AdvBench and XSTest, of
+whose safe prompts 0.75 holds back 7.6 %, so they are no independent test of it.
 """
 
 

@@ -50,7 +50,7 @@ def test_refusal_probabilities_are_shown(opened: list[Arm]) -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == "refusal"
     assert lines[1] == "0.100  the [bold]violin[/bold]"
-    assert lines[2].startswith("0.900  a forbidden violin x")
+    assert lines[2].startswith("0.960  a forbidden violin x")
     assert lines[2].endswith("...")
     assert "2 vectors of 32 numbers by hash-encoder: not written" in result.stderr
     assert opened == [Arm.OUTPUT]
@@ -96,7 +96,7 @@ def test_texts_from_a_file(tmp_path: Path, name: str) -> None:
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     result = json.loads(run("--input", path, "--json").stdout)
     assert [row["text"] for row in result["texts"]] == ["the violin", "half \ufffd forbidden"]
-    assert [round(row["refusal"], 1) for row in result["texts"]] == [0.1, 0.9]
+    assert [round(row["refusal"], 2) for row in result["texts"]] == [0.1, 0.96]
 
 
 @pytest.mark.parametrize(

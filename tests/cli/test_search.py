@@ -48,10 +48,10 @@ def test_prints_rank_score_id_title_and_snippet(folder: str) -> None:
 
 def test_gate_says_what_it_did(folder: str) -> None:
     empty = CLI.invoke(APP, [folder, "forbidden violin", "violin", "--gate", "empty"]).stdout
-    assert "0.90, gate closed: nothing is returned" in empty
+    assert "0.96, gate closed: nothing is returned" in empty
     assert "0.10, gate open" in empty
-    assert "0.90, flagged by the gate" in CLI.invoke(APP, [folder, "forbidden", "--gate", "flag"]).stdout
-    assert "gate open" in CLI.invoke(APP, [folder, "forbidden", "--gate", "flag", "--threshold", "0.95"]).stdout
+    assert "0.96, flagged by the gate" in CLI.invoke(APP, [folder, "forbidden", "--gate", "flag"]).stdout
+    assert "gate open" in CLI.invoke(APP, [folder, "forbidden", "--gate", "flag", "--threshold", "0.97"]).stdout
 
 
 def test_json(folder: str) -> None:

@@ -16,10 +16,10 @@ HITS = (Hit("a", 0.9), Hit("b", 0.8))
     [
         (GateAction.ALLOW, None, Retrieval(HITS, None)),
         (GateAction.ALLOW, 1.0, Retrieval(HITS, 1.0)),
-        (GateAction.FLAG, 0.74, Retrieval(HITS, 0.74)),
-        (GateAction.FLAG, 0.75, Retrieval(HITS, 0.75, flagged=True)),
-        (GateAction.EMPTY, 0.74, Retrieval(HITS, 0.74)),
-        (GateAction.EMPTY, 0.75, Retrieval((), 0.75, flagged=True)),
+        (GateAction.FLAG, 0.89, Retrieval(HITS, 0.89)),
+        (GateAction.FLAG, 0.9, Retrieval(HITS, 0.9, flagged=True)),
+        (GateAction.EMPTY, 0.89, Retrieval(HITS, 0.89)),
+        (GateAction.EMPTY, 0.9, Retrieval((), 0.9, flagged=True)),
     ],
 )
 def test_what_a_gate_does(action: GateAction, refusal: float | None, expected: Retrieval) -> None:

@@ -142,7 +142,7 @@ def test_search_finds_what_the_index_has(client: Client, index: SearchableIndex)
     assert [hit["rank"] for hit in first["hits"]] == [1, 2, 3]
     (document,) = index.get_documents([wanted[0].id])
     assert first["hits"][0]["document"]["text"] == document.text
-    assert [round(row["refusal_score"], 3) for row in (first, second)] == [0.1, 0.9]
+    assert [round(row["refusal_score"], 3) for row in (first, second)] == [0.1, 0.96]
     assert (body["gate"], body["usage"]["prompt_tokens"]) == ("allow", 5)
 
 
@@ -168,7 +168,7 @@ def test_a_request_cannot_open_the_servers_gate(client: Client, index: Searchabl
     opened = client(served_by(index=index, gate=RefusalGate(GateAction.FLAG, 0.5)))
     assert [row["flagged"] for row in search(opened).json()["data"]] == [False, True]
     assert search(opened, gate="empty", threshold=0.05).json()["data"][0]["hits"] == []
-    for looser in ({"gate": "allow"}, {"threshold": 0.95}):
+    for looser in ({"gate": "allow"}, {"threshold": 0.97}):
         response = search(opened, **looser)
         assert response.status_code == 400
         assert "a stricter one only" in response.json()["error"]["message"]
@@ -234,13 +234,13 @@ def test_screen_puts_the_most_likely_refused_first(client: Client) -> None:
     body = opened.post("/v1/screen", json={"documents": texts, "model": NAME}).json()
     assert [row["index"] for row in body["results"]] == [1, 0, 2]
     assert [row["flagged"] for row in body["results"]] == [True, False, False]
-    assert body["results"][0]["refusal_score"] == pytest.approx(0.9)
-    assert (body["threshold"], body["usage"]["total_tokens"]) == (0.75, 4)
+    assert body["results"][0]["refusal_score"] == pytest.approx(0.96)
+    assert (body["threshold"], body["usage"]["total_tokens"]) == (0.9, 4)
     top = opened.post(
-        "/v1/screen", json={"documents": texts, "top_n": 1, "threshold": 0.95, "return_documents": True}
+        "/v1/screen", json={"documents": texts, "top_n": 1, "threshold": 0.97, "return_documents": True}
     ).json()
     assert top["results"] == [
-        {"index": 1, "refusal_score": pytest.approx(0.9), "flagged": False, "document": "forbidden"}
+        {"index": 1, "refusal_score": pytest.approx(0.96), "flagged": False, "document": "forbidden"}
     ]
 
 

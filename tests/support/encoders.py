@@ -18,7 +18,7 @@ class HashEncoder:
     Texts that share words are near each other, equal texts are equal, and nothing depends on the batch.
 
     Args:
-        refused: queries that hold one of these words have refusal probability 0.9, all others 0.1; ``None`` gives no
+        refused: queries that hold one of these words have refusal probability 0.96, all others 0.1; ``None`` gives no
             verdict at all.
         delay: seconds that each call of ``encode_documents`` sleeps, to be interrupted in.
     """
@@ -60,7 +60,7 @@ class HashEncoder:
         if self._refused is None:
             return None
         hit = [any(word in text.lower() for word in self._refused) for text in texts]
-        return np.where(hit, 0.9, 0.1).astype(np.float32)
+        return np.where(hit, 0.96, 0.1).astype(np.float32)
 
     def _vectors(self, texts: Sequence[str]) -> FloatMatrix:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)

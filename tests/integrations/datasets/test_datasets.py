@@ -46,7 +46,7 @@ def test_the_gate(tmp_path: Path) -> None:
     index = dataset.get_index("safe")
     assert isinstance(index, SafeDatasetIndex)
     (verdict,) = index.retrieve([REFUSED])
-    assert (verdict.flagged, verdict.refusal) == (True, pytest.approx(0.9))
+    assert (verdict.flagged, verdict.refusal) == (True, pytest.approx(0.96))
 
 
 def test_vectors_are_taken_where_nothing_has_to_be_judged(tmp_path: Path) -> None:

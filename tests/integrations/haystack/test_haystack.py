@@ -127,7 +127,7 @@ def test_the_retriever_and_its_gate(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     )
     assert document.score is not None
     assert (found["flagged"], found["refusal"]) == (False, pytest.approx(0.1))
-    assert retriever.run(REFUSED) == {"documents": [], "refusal": pytest.approx(0.9), "flagged": True}
+    assert retriever.run(REFUSED) == {"documents": [], "refusal": pytest.approx(0.96), "flagged": True}
     assert len(SafeIndexRetriever(str(tmp_path / "index"), gate="flag").run(REFUSED)["documents"]) == 3
 
 

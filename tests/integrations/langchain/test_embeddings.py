@@ -125,7 +125,7 @@ async def test_the_gate_alone(known: None) -> None:
     assert gate.invoke(HARMLESS) == {"query": HARMLESS, "refusal": pytest.approx(0.1), "flagged": False}
     assert (await gate.ainvoke(REFUSED))["flagged"]
     assert [verdict["flagged"] for verdict in gate.batch([HARMLESS, REFUSED])] == [False, True]
-    assert not RefusalGate(threshold=0.95).invoke(REFUSED)["flagged"]
+    assert not RefusalGate(threshold=0.97).invoke(REFUSED)["flagged"]
     with pytest.raises(ValueError, match="less than or equal"):
         RefusalGate(threshold=2)
 

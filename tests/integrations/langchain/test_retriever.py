@@ -49,7 +49,7 @@ def test_documents_with_scores_and_the_gates_verdict(folder: Path) -> None:
         ({"on_refusal": "empty"}, []),
         ({"on_refusal": "redirect", "redirect_to": HELP}, [(None, True)]),
         ({"on_refusal": "redirect", "redirect_to": RunnableLambda(lambda query: HELP)}, [(None, True)]),
-        ({"on_refusal": "empty", "refusal_threshold": 0.95}, [("f", False)]),
+        ({"on_refusal": "empty", "refusal_threshold": 0.97}, [("f", False)]),
     ],
 )
 async def test_what_happens_on_refusal(folder: Path, settings: dict[str, Any], expected: list[Any]) -> None:
@@ -183,7 +183,7 @@ async def test_callbacks_see_the_retrieval_and_the_verdict(folder: Path) -> None
     assert start[:3] == ("start", REFUSED, ["mine"])
     assert start[3]["ls_vector_store_provider"] == "SafeRetrievalVectorStore"
     assert start[3]["ls_retriever_name"] == "safe"
-    seen = (VERDICT_EVENT, {"refusal": pytest.approx(0.9), "flagged": True, "on_refusal": "empty"})
+    seen = (VERDICT_EVENT, {"refusal": pytest.approx(0.96), "flagged": True, "on_refusal": "empty"})
     assert verdict == seen
     assert end == ("end", 0)
     later = HeardLater()
