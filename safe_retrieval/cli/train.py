@@ -1,8 +1,9 @@
-"""``safe-retrieval train``: a response adapter from a configuration file."""
+"""``safe-retrieval train`` and ``train-gate``: a response adapter, or its refusal head, from a configuration file."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,8 +36,7 @@ def train(
     try:
         folder = run(settings, offline=offline, answered_only=answered_only)
     except KeyboardInterrupt:
-        err().print("stopped; the same command goes on where it stopped", markup=False, highlight=False)
-        raise typer.Exit(_STOPPED_BY_USER) from None
+        raise _stopped() from None
     result = _result(folder)
     if as_json:
         print_json(result)
@@ -44,8 +44,46 @@ def train(
     _show(result)
 
 
+def train_gate(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run; see docs/training.md.")],
+    *,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Give an adapter the refusal head that another model teaches it, or go on with a run that was stopped.
+
+    The judge reads unlabelled queries, and the head is fitted on what it would refuse. Response vectors do not change.
+    """
+    from safe_retrieval.training.config import load_gate_config
+
+    settings = load_gate_config(config)
+    from safe_retrieval.training.gate import train_gate as run
+
+    try:
+        folder = run(settings, offline=offline)
+    except KeyboardInterrupt:
+        raise _stopped() from None
+    result = _gate_result(folder)
+    if as_json:
+        print_json(result)
+        return
+    _print_lines(
+        {
+            "adapter": result["adapter"],
+            "judge": result["judge"],
+            "queries": f"{result['queries']:,}, of which the judge refuses {100 * result['refused_share']:.1f} %",
+            "refusal head": f"{_figure(result['refusal']['auroc'], 'AUROC')} ({result['refusal']['method']})",
+        }
+    )
+
+
+def _stopped() -> typer.Exit:
+    err().print("stopped; the same command goes on where it stopped", markup=False, highlight=False)
+    return typer.Exit(_STOPPED_BY_USER)
+
+
 def _result(folder: Path) -> dict[str, Any]:
-    record = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+    record = _record(folder)
     training = record["training"]
     return {
         "adapter": str(folder),
@@ -55,6 +93,25 @@ def _result(folder: Path) -> dict[str, Any]:
         "refusal": {"method": record["refusal"]["method"], "auroc": record["refusal"]["held_out_auroc"]},
         "weights_sha256": record["weights_sha256"],
     }
+
+
+def _gate_result(folder: Path) -> dict[str, Any]:
+    record = _record(folder)
+    judge = record["training"]["judge"]
+    return {
+        "adapter": str(folder),
+        "judge": judge["name"],
+        "queries": judge["queries"],
+        "refused_share": judge["refused_share"],
+        "refusal": {"method": record["refusal"]["method"], "auroc": record["refusal"]["held_out_auroc"]},
+        "gate": record["training"]["gate"],
+        "weights_sha256": record["weights_sha256"],
+    }
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+    return record
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -68,6 +125,10 @@ def _show(result: dict[str, Any]) -> None:
         "reconstruction": _figure(held_out.get("reconstruction"), "nats a token"),
         "refusal head": f"{_figure(result['refusal']['auroc'], 'AUROC')} ({result['refusal']['method']})",
     }
+    _print_lines(lines)
+
+
+def _print_lines(lines: Mapping[str, str]) -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         out().print(f"{name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from safe_retrieval.encoder.adapter import RefusalFeatures
 from safe_retrieval.encoder.input import unit_rows
 from safe_retrieval.encoder.persistence import LoadedAdapter, load_adapter
 from safe_retrieval.encoder.policy import ResponsePolicy, policy_from
@@ -73,7 +74,7 @@ class ResponseEncoder:
         self.fingerprint = loaded.fingerprint
         self.policy = policy or loaded.record.policy.policy
         self._adapter = loaded.adapter.to(model.device)
-        self._refusal = loaded.refusal.to(model.device)
+        self.refusal_head = loaded.refusal.to(model.device)
 
     @classmethod
     def load(
@@ -121,7 +122,7 @@ class ResponseEncoder:
     @property
     def torch_modules(self) -> tuple[nn.Module, ...]:
         """Backbone, heads and refusal head, for a host that moves or shares them; all of them, or none."""
-        return (self.model.model, self._adapter, self._refusal)
+        return (self.model.model, self._adapter, self.refusal_head)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         """Encode queries in one forward pass each.
@@ -181,6 +182,35 @@ class ResponseEncoder:
                 out[row] = self.model.tokenizer.decode(ids).strip()
         return out
 
+    def prompt_features(
+        self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
+    ) -> RefusalFeatures:
+        """What the refusal head reads of each query, from the prompt alone; on the CPU.
+
+        Args:
+            texts: n queries, as for :meth:`encode`.
+            batch_size: most queries in one pass.
+            progress: whether to show a bar on stderr; ``None`` shows it from 500 texts up.
+
+        Returns:
+            (n,) float32 log-odds of the first answer token and (n, H) float32 states, in input order.
+        """
+        import torch
+
+        cleaned, system_prompt = clean_texts(texts), self.policy.system_prompt
+        ids = self.model.token_ids(cleaned, system_prompt)
+        found = RefusalFeatures(torch.empty(len(cleaned)), torch.empty(len(cleaned), self.model.hidden_size))
+        lengths = [len(row) for row in ids]
+        batches = length_sorted_batches(lengths, batch_size=batch_size, token_budget=self.model.batch_cells)
+        with progress_bar(len(cleaned), f"Prompts through {self.model.name}", show=progress) as advance:
+            for batch in batches:
+                with torch.inference_mode():
+                    state = self.model.prefix_pass([ids[row] for row in batch], system_prompt).state
+                    part = self.refusal_head.features(state, self.model.logits(state))
+                found.first_token[batch], found.state[batch] = part.first_token.cpu(), part.state.cpu()
+                advance(len(batch))
+        return found
+
     def _compressions(
         self, texts: Sequence[str], batch_size: int, progress: bool | None
     ) -> Iterator[tuple[list[int], Compression]]:
@@ -206,9 +236,9 @@ class ResponseEncoder:
             if shape.read_prompt:
                 states = torch.cat((prompt[:, None], states), dim=1)
             projected = self._adapter.project(states)
-            features = self._refusal.features(prompt, self.model.logits(prompt))
+            features = self.refusal_head.features(prompt, self.model.logits(prompt))
             vectors = self._adapter.align(projected).cpu().numpy()
-            refusal = self._refusal(features).cpu().numpy()
+            refusal = self.refusal_head(features).cpu().numpy()
         if not np.isfinite(vectors).all():
             raise ModelError(f"{self.model.name} gave states that are not finite in {self.model.dtype}; use float32")
         return Compression(unit_rows(vectors), refusal, projected)

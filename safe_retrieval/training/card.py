@@ -60,6 +60,7 @@ def card(record: AdapterRecord, parameters: int, evaluations: Sequence[Mapping[s
         _head(record, parameters),
         _policy(record),
         _training(record),
+        _judge(record),
         _figures(record),
         _gate(record),
         _course(evaluations),
@@ -140,6 +141,26 @@ def _queries(facts: Mapping[str, Any]) -> str:
     )
 
 
+def _judge(record: AdapterRecord) -> str:
+    """Who taught the refusal head, where it was not the backbone itself."""
+    judge: Mapping[str, Any] | None = record.training.get("judge")
+    if judge is None:
+        return ""
+    sources = ", ".join(f"{source} {count:,}" for source, count in judge["queries_by_source"].items())
+    apart = " None of them repeats one that is evaluated on." if judge["kept_apart"] else ""
+    return f"""## Refusal head
+
+The probability that an answer would be refused is not that of {record.backbone.name} itself. Its head foresees what
+{judge["name"]} would refuse, whose verdicts on {judge["queries"]:,} unlabelled queries ({sources}) it was fitted on;
+{_percent(judge["refused_share"])} of them were refused.{apart} Judge: backbone `{judge["fingerprint"]}`, adapter
+`{judge["adapter"]}`, policy `{judge["policy"]}`."""
+
+
+def _judge_name(record: AdapterRecord) -> str:
+    judge: Mapping[str, Any] | None = record.training.get("judge")
+    return str(record.backbone.name if judge is None else judge["name"])
+
+
 def _settings(settings: Mapping[str, Any]) -> list[str]:
     return [f"| {group}.{name} | `{value}` |" for group, own in settings.items() for name, value in own.items()]
 
@@ -163,6 +184,7 @@ def _gate(record: AdapterRecord) -> str:
     shares: Mapping[str, Mapping[str, Any]] = record.training.get("gate") or {}
     if not shares:
         return ""
+    judge = "judge" if "judge" in record.training else "backbone"
     sources = list(dict.fromkeys(source for share in shares.values() for source in share["answered_by_source"]))
     rows = [
         f"| {threshold} | {_percent(share['refused'])} | {_percent(share['answered'])} | "
@@ -172,7 +194,7 @@ def _gate(record: AdapterRecord) -> str:
     ]
     return "\n".join(
         (
-            "What a gate at these probabilities would hold back, of the queries of this run that the backbone refuses",
+            f"What a gate at these probabilities would hold back, of the queries of this run that the {judge} refuses",
             "and of those that it answers, the latter by source as well; by fits that had not seen the query:",
             "",
             f"| threshold | refused | answered | {' | '.join(sources)} |",
@@ -199,7 +221,7 @@ def _limits(record: AdapterRecord) -> str:
 
 - An embedding is as good as the teacher: what {record.teacher.name} cannot tell apart, this cannot either. Rare words
   and names that only a lexical match would find are often missed; a hybrid with BM25 or the query's own vector helps.
-- The verdict is that of {record.backbone.name} under the policy above. What the model answers although it should not is
+- The verdict is that of {_judge_name(record)} under the policy above. What the model answers although it should not is
   not flagged, and some harmless questions that look harmful are.
 - Trained on English questions of one sentence and the first tokens of their answers. Long, many-part or non-English
   queries were not measured.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.encoder.policy import policy_from
 from safe_retrieval.errors import ConfigError
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Settings(BaseModel):
@@ -158,38 +160,83 @@ class TrainingConfig(_Settings):
         return choice
 
 
+class GateConfig(_Settings):
+    """A refusal head for an adapter that is there, taught by another model; see :mod:`safe_retrieval.training.gate`.
+
+    Attributes:
+        adapter: whose refusal head is replaced: an adapter folder, or the backbone whose shipped adapter it is.
+        judge: whose refusal probability is foreseen, named in the same way.
+        out: folder of the run: what the models computed, and at the end ``adapter/``.
+        seed: of the sample of queries.
+        batch_size: most queries in one pass.
+    """
+
+    adapter: str
+    judge: str
+    out: Path
+    seed: int = 0
+    batch_size: int = Field(default=32, gt=0)
+    queries: QuerySettings
+
+    @model_validator(mode="after")
+    def _judges_another(self) -> GateConfig:
+        if self.judge == self.adapter:
+            raise ValueError("expected a judge other than the adapter itself, whose own verdicts a run gives it anyway")
+        return self
+
+
 def load_config(path: Path) -> TrainingConfig:
     """Read a YAML file; environment variables in its paths are filled in, relative paths are relative to its folder.
 
     Raises:
         ConfigError: the file cannot be read, or a field is unknown or wrong; the message names it.
     """
+    config = _read(path, TrainingConfig)
+    anchored = {
+        "queries": _anchored(config.queries, path.parent),
+        "out": placed(path.parent, config.out),
+        "responses_file": _under(path.parent, config.responses_file),
+    }
+    return config.model_copy(update=anchored)
+
+
+def load_gate_config(path: Path) -> GateConfig:
+    """Read the YAML file of a gate's training, its paths as in :func:`load_config`.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    config = _read(path, GateConfig)
+    anchored = {
+        "adapter": _adapter(path.parent, config.adapter),
+        "judge": _adapter(path.parent, config.judge),
+        "out": placed(path.parent, config.out),
+        "queries": _anchored(config.queries, path.parent),
+    }
+    return config.model_copy(update=anchored)
+
+
+def _read(path: Path, kind: type[_Model]) -> _Model:
     try:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"expected a YAML training configuration at {path}: {error}") from error
     try:
-        config = TrainingConfig.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in e['loc']) or 'the file'}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"{path}: " + "; ".join(lines)) from error
-    return _anchored(config, path.parent)
 
 
-def _anchored(config: TrainingConfig, folder: Path) -> TrainingConfig:
-    queries = config.queries.model_copy(
-        update={
-            "files": tuple(placed(folder, file) for file in config.queries.files),
-            "keep_apart_from": _under(folder, config.queries.keep_apart_from),
-        }
-    )
-    return config.model_copy(
-        update={
-            "queries": queries,
-            "out": placed(folder, config.out),
-            "responses_file": _under(folder, config.responses_file),
-        }
-    )
+def _anchored(queries: QuerySettings, folder: Path) -> QuerySettings:
+    files = tuple(placed(folder, file) for file in queries.files)
+    return queries.model_copy(update={"files": files, "keep_apart_from": _under(folder, queries.keep_apart_from)})
+
+
+def _adapter(folder: Path, name: str) -> str:
+    """A folder where there is one, else the name of a backbone."""
+    path = placed(folder, Path(name))
+    return str(path) if path.is_dir() else name
 
 
 def _under(folder: Path, path: Path | None) -> Path | None:

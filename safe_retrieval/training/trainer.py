@@ -46,7 +46,7 @@ from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.phases import HEADS, JOINT, PHASES, Examples, Run, head_phase, joint_phase
 from safe_retrieval.training.prefix_cache import PrefixCache
-from safe_retrieval.training.queries import TrainingQuery, evaluation_texts, read_queries, sample, without
+from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.refusal import (
     FittedRefusal,
     fit_refusal,
@@ -118,7 +118,10 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
         model, policy.system_prompt, config.out / "prefixes", max_bytes=int(config.prefix_gigabytes * 2**30)
     )
     teacher = load_teacher(config.teacher, model, offline=offline)  # what is missing is said before hours of work
-    queries, file = choose_queries(config), config.responses_file or config.out / "responses.jsonl"
+    queries, file = (
+        choose_queries(config.queries, seed=config.seed),
+        config.responses_file or config.out / "responses.jsonl",
+    )
     longest = config.responses.max_new_tokens
     if answered_only:
         responses = answered_responses(model, queries, policy, file, max_new_tokens=longest)
@@ -143,15 +146,6 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     require_both_verdicts(np.array([row.refused for row in usable]))
     held_out, training = usable[: config.held_out], usable[config.held_out :]
     return Prepared(config, model, policy, teacher, prefixes, training, held_out)
-
-
-def choose_queries(config: TrainingConfig) -> list[TrainingQuery]:
-    """The run's queries: read, deduplicated, kept apart from what is evaluated, sampled with the seed."""
-    settings = config.queries
-    found = [query for query in read_queries(settings.files) if len(query.text) <= settings.longest]
-    if settings.keep_apart_from is not None:
-        found = without(found, evaluation_texts(settings.keep_apart_from))
-    return sample(found, settings.count or len(found), seed=config.seed, shares=settings.shares)
 
 
 def _start(prepared: Prepared) -> Run:

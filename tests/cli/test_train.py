@@ -5,17 +5,23 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
-from safe_retrieval.cli.train import train
+from safe_retrieval.backbone.language_model import LanguageModel
+from safe_retrieval.cli.train import train, train_gate
 from safe_retrieval.errors import ConfigError
 from safe_retrieval.training import phases, responses
+from tests.support.adapters import save_random_adapter
+from tests.support.judges import save_judge
 from tests.support.tiny_models import save_tiny_model
-from tests.support.tiny_training import refuses, write_config
+from tests.support.tiny_training import QUERIES, refuses, write_config
 
 CLI = CliRunner()
 APP = typer.Typer()
 APP.command()(train)
+GATE_APP = typer.Typer()
+GATE_APP.command()(train_gate)
 
 
 @pytest.fixture
@@ -63,3 +69,17 @@ def test_a_faulty_configuration_is_an_error(tmp_path: Path) -> None:
     result = CLI.invoke(APP, [str(path)])
     assert isinstance(result.exception, ConfigError)
     assert "optimiser.epochs" in str(result.exception)
+
+
+def test_a_gate_and_its_figures(tmp_path: Path) -> None:
+    save_random_adapter(tmp_path / "adapter", LanguageModel.load(str(save_tiny_model(tmp_path / "backbone"))))
+    save_judge(tmp_path / "judge", QUERIES)
+    (tmp_path / "questions.txt").write_text("\n".join(QUERIES) + "\n")
+    gate = {"adapter": "adapter", "judge": "judge/adapter", "out": "gate", "queries": {"files": ["questions.txt"]}}
+    (tmp_path / "gate.yaml").write_text(yaml.safe_dump(gate))
+    shown = CLI.invoke(GATE_APP, [str(tmp_path / "gate.yaml"), "--offline"])
+    assert shown.exit_code == 0, shown.output
+    assert "50, of which the judge refuses 50.0 %" in shown.stdout
+    result = json.loads(CLI.invoke(GATE_APP, [str(tmp_path / "gate.yaml"), "--offline", "--json"]).stdout)
+    assert result["adapter"] == str(tmp_path / "gate" / "adapter")
+    assert result["gate"].keys() == {"0.5", "0.75", "0.9"}

@@ -59,6 +59,14 @@ def test_unit_vectors_and_probabilities(encoder: ResponseEncoder) -> None:
     assert np.array_equal(vectors, encoder.encode_queries(TEXTS))
 
 
+def test_the_verdict_needs_the_prompt_alone(encoder: ResponseEncoder) -> None:
+    features = encoder.prompt_features(TEXTS, batch_size=3)
+    assert features.state.shape == (len(TEXTS), encoder.model.hidden_size)
+    foreseen = encoder.refusal_head(features).numpy()
+    assert foreseen == pytest.approx(np.asarray(encoder.encode(TEXTS).refusal), abs=1e-5)
+    assert encoder.prompt_features([]).first_token.shape == (0,)
+
+
 @pytest.mark.parametrize("family", [Family.QWEN2, Family.GEMMA3, Family.GPT2])
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_batch_size_and_order_do_not_matter(family: Family, batch_size: int) -> None:
