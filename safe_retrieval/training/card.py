@@ -72,6 +72,7 @@ def card(record: AdapterRecord, parameters: int, evaluations: Sequence[Mapping[s
 
 def _head(record: AdapterRecord, parameters: int) -> str:
     shape, teacher = record.shape, record.teacher
+    who = "it" if "judge" not in record.training else f"{_judge_name(record)}, which taught it,"
     table = _table(
         {
             "backbone, frozen": f"{record.backbone.name} ({_licence(record.backbone.name)})",
@@ -87,7 +88,7 @@ def _head(record: AdapterRecord, parameters: int) -> str:
     return f"""# Response adapter: {record.backbone.name} to {record.teacher.name}
 
 With this adapter one forward pass of the frozen language model gives, for a query, the embedding of the answer that the
-model *would* write, and the probability that it would refuse to. Nothing is generated. Method: LLM2Vec-Gen
+model *would* write, and the probability that {who} would refuse to. Nothing is generated. Method: LLM2Vec-Gen
 (arXiv 2603.10913), changed as `docs/training.md` says.
 
 {table}
@@ -245,11 +246,13 @@ def _hashes(record: AdapterRecord) -> str:
             "processor": str(facts.get("processor") or "not known"),
         }
     )
+    name = record.backbone.name
+    gate = f", then `safe-retrieval train-gate benchmarks/adapters/{name}-gate.yaml`" if "judge" in facts else ""
     return f"""## Provenance
 
 {table}
 
-To reproduce: `safe-retrieval train benchmarks/adapters/{record.backbone.name}.yaml`, with the queries of `docs/data.md`
+To reproduce: `safe-retrieval train benchmarks/adapters/{name}.yaml`{gate}, with the queries of `docs/data.md`
 where `SAFE_RETRIEVAL_DATA` points. This card is generated: `python -m safe_retrieval.training.card FOLDER`."""
 
 

@@ -2,7 +2,7 @@
 
 A small model's own verdicts are poor labels, since it answers much of what it should refuse; but what it has computed
 at the end of a prompt tells harm from harmlessness better than what it goes on to say. So a judge, a larger model whose
-refusal probability is good, reads unlabelled queries, and the smaller one's head is fitted on those labels. Nothing is
+refusal probability is good, reads unlabelled queries, and the smaller one's head is fitted on its log-odds. Nothing is
 generated: both models read each query once. Only the refusal head of the adapter is replaced; its response vectors stay
 as they are.
 """
@@ -35,7 +35,7 @@ from safe_retrieval.training.checksums import checksum
 from safe_retrieval.training.config import GateConfig
 from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.queries import TrainingQuery, choose_queries
-from safe_retrieval.training.refusal import FittedRefusal, fit_refusal, gate_shares, require_both_verdicts
+from safe_retrieval.training.refusal import FittedRefusal, fit_foreseen, gate_shares, require_both_verdicts
 
 _BLOCK = 256  # queries whose features are kept together: what a cut run has to compute again
 _REFUSES = 0.5  # the judge's probability from which on it is taken to refuse; it is calibrated
@@ -60,15 +60,16 @@ def train_gate(config: GateConfig, *, offline: bool = False) -> Path:
     config.out.mkdir(parents=True, exist_ok=True)
     with only_writer(config.out / "train.lock", f"the run in {config.out}"):
         # One model after the other: only one of them is in memory.
-        refused = judged(judge, queries, config, offline=offline)
-        require_both_verdicts(refused)
-        fitted = fit_refusal(_features(own, queries, config, offline=offline), refused, own.refusal.first_tokens)
+        probabilities = judged(judge, queries, config, offline=offline)
+        require_both_verdicts(probabilities >= _REFUSES)
+        features = _features(own, queries, config, offline=offline)
+        fitted = fit_foreseen(features, probabilities, own.refusal.first_tokens)
         record = own.record.model_copy(
             update={
                 "refusal": own.record.refusal.model_copy(
                     update={"method": fitted.method, "held_out_auroc": round(fitted.auroc, 4)}
                 ),
-                "training": {**own.record.training, **_facts(config, judge, queries, refused, fitted)},
+                "training": {**own.record.training, **_facts(config, judge, queries, probabilities, fitted)},
             }
         )
         save_adapter(config.out / "adapter", own.adapter, fitted.head, record)
@@ -87,9 +88,9 @@ def adapter_folder(name: str) -> Path:
 
 def judged(
     judge: LoadedAdapter, queries: Sequence[TrainingQuery], config: GateConfig, *, offline: bool = False
-) -> NDArray[np.bool_]:
-    """Whether the judge would refuse each of n queries, (n,) bool."""
-    return judge.refusal(_features(judge, queries, config, offline=offline)).numpy() >= _REFUSES  # type: ignore[no-any-return]
+) -> NDArray[np.float64]:
+    """The judge's refusal probabilities of n queries, (n,)."""
+    return judge.refusal(_features(judge, queries, config, offline=offline)).double().numpy()  # type: ignore[no-any-return]
 
 
 def _features(
@@ -144,10 +145,11 @@ def _facts(
     config: GateConfig,
     judge: LoadedAdapter,
     queries: Sequence[TrainingQuery],
-    refused: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
     fitted: FittedRefusal,
 ) -> dict[str, Any]:
     """What the adapter's record says of its gate."""
+    refused = probabilities >= _REFUSES
     return {
         "gate": gate_shares(fitted.probabilities, refused, [query.source for query in queries]),
         "judge": {

@@ -1,11 +1,14 @@
-"""The refusal head: fitted on the verdicts of the backbone's own responses.
+"""The refusal head: fitted on the verdicts of the backbone's own responses, or on another model's probabilities.
 
-Two candidates: the log-odds of the first answer token alone (training-free but for its calibration), and those log-odds
-together with the state at the end of the prompt (a logistic regression with a strong penalty). The one with the higher
-cross-validated AUROC is kept, the simpler one where they are level. A strong penalty pulls probabilities towards the
-base rate, so the scores that cross-validation gave to rows it had not seen are mapped to probabilities (Platt 1999),
-and that map becomes part of the head. Labelling by where a query came from instead of by the model's verdict does not
-work: it learns style.
+For its own responses there are two candidates: the log-odds of the first answer token alone (training-free but for its
+calibration), and those log-odds together with the state at the end of the prompt (a logistic regression with a strong
+penalty). The one with the higher cross-validated AUROC is kept, the simpler one where they are level. A strong penalty
+pulls probabilities towards the base rate, so the scores that cross-validation gave to rows it had not seen are mapped
+to probabilities (Platt 1999), and that map becomes part of the head. Labelling by where a query came from instead of by
+the model's verdict does not work: it learns style.
+
+Another model's probabilities say more than its verdicts do: how sure it is. There the head is a ridge regression on
+their log-odds, calibrated in the same way.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ FOLDS = 5
 _PENALTY = 0.01  # C of the logistic regression on the state (docs/method.md)
 _FREE = 1e6  # C of the calibration alone: two numbers on thousands of rows need no penalty
 _LEVEL = 0.002  # AUROC by which the trained head must be better to be worth its weights
+_PENALTIES = (0.02, 0.06, 0.2, 0.6, 2.0)  # of the regression on log-odds, as shares of the number of rows
+_SURE = 1e-3  # how much surer a judge is than one in a thousand is not learned
 
 
 THRESHOLDS = (0.5, 0.75, 0.9)
@@ -77,6 +82,39 @@ def fit_refusal(features: RefusalFeatures, refused: NDArray[np.bool_], first_tok
     _fill(head, scale=scale, weight=weight, mean=mean, deviation=deviation, bias=trained.bias)
     method = "first answer token and prompt state, logistic regression, calibrated"
     return FittedRefusal(head, method, trained.auroc, trained.probabilities)
+
+
+def fit_foreseen(
+    features: RefusalFeatures, probabilities: NDArray[np.float64], first_tokens: tuple[int, ...]
+) -> FittedRefusal:
+    """Fit a head that foresees another model's refusal probabilities; the penalty is chosen by cross-validation.
+
+    Args:
+        features: of n prompts, in an order that does not depend on what they are.
+        probabilities: (n,) of the other model, in [0, 1].
+        first_tokens: ids that start a refusal.
+
+    Raises:
+        TrainingError: as :func:`require_both_verdicts`, one half and more being a refusal.
+    """
+    refused = probabilities >= 0.5
+    require_both_verdicts(refused)
+    first = features.first_token.double().cpu().numpy()[:, None]
+    raw = np.hstack((first, features.state.double().cpu().numpy()))
+    mean, deviation = raw.mean(0), raw.std(0) + 1e-6
+    x, odds = (raw - mean) / deviation, _log_odds(probabilities)
+    by_penalty = {penalty: _foreseen(x, odds, penalty=penalty) for penalty in _PENALTIES}
+    penalty = min(by_penalty, key=lambda one: float(np.square(by_penalty[one] - odds).mean()))
+    scores = by_penalty[penalty]
+    slope, shift = _calibration(scores, probabilities)
+    coefficients, bias = _ridge(x, odds, penalty=penalty)
+    head = RefusalHead(raw.shape[1] - 1, first_tokens)
+    scale = slope * coefficients[0] / deviation[0]
+    shifted = slope * bias + shift - scale * mean[0]  # the head reads the first token's log-odds as they are
+    _fill(head, scale=scale, weight=slope * coefficients[1:], mean=mean[1:], deviation=deviation[1:], bias=shifted)
+    method = "first answer token and prompt state, ridge regression on a judge's log-odds, calibrated"
+    calibrated = 1 / (1 + np.exp(-(slope * scores + shift)))
+    return FittedRefusal(head, method, auroc(scores[refused], scores[~refused]), calibrated)
 
 
 def gate_shares(
@@ -172,6 +210,41 @@ def _cross_validated(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: f
         coefficients, bias = _logistic(x[inside], y[inside], penalty=penalty)
         scores[~inside] = x[~inside] @ coefficients + bias
     return scores
+
+
+def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    inside = np.clip(probabilities, _SURE, 1 - _SURE)
+    return np.log(inside / (1 - inside))
+
+
+def _foreseen(x: NDArray[np.float64], odds: NDArray[np.float64], *, penalty: float) -> NDArray[np.float64]:
+    """Predictions for all rows, each by a fit without its fold."""
+    fold = np.arange(len(odds)) % FOLDS
+    scores = np.empty(len(odds))
+    for held_out in range(FOLDS):
+        inside = fold != held_out
+        coefficients, bias = _ridge(x[inside], odds[inside], penalty=penalty)
+        scores[~inside] = x[~inside] @ coefficients + bias
+    return scores
+
+
+def _ridge(x: NDArray[np.float64], odds: NDArray[np.float64], *, penalty: float) -> tuple[NDArray[np.float64], float]:
+    centre, mean = x.mean(0), odds.mean()
+    centred = x - centre
+    gram = centred.T @ centred + penalty * len(x) * np.eye(x.shape[1])
+    coefficients = np.linalg.solve(gram, centred.T @ (odds - mean))
+    return coefficients, float(mean - centre @ coefficients)
+
+
+def _calibration(scores: NDArray[np.float64], probabilities: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope and shift of Platt's map onto probabilities instead of verdicts: each row counts for both, by its share."""
+    from sklearn.linear_model import LogisticRegression
+
+    twice = np.concatenate((scores, scores))[:, None]
+    verdicts = np.arange(len(twice)) < len(scores)
+    weights = np.concatenate((probabilities, 1 - probabilities))
+    fitted = LogisticRegression(C=_FREE, max_iter=2000).fit(twice, verdicts, sample_weight=weights)
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
 
 
 def _fill(head: RefusalHead, **values: float | NDArray[np.float64]) -> None:
