@@ -9,7 +9,14 @@ from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.encoder.adapter import RefusalFeatures
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.metrics.auroc import auroc
-from safe_retrieval.training.refusal import THRESHOLDS, fit_refusal, gate_shares, refusal_tokens, require_both_verdicts
+from safe_retrieval.training.refusal import (
+    THRESHOLDS,
+    fit_foreseen,
+    fit_refusal,
+    gate_shares,
+    refusal_tokens,
+    require_both_verdicts,
+)
 from tests.support.tiny_models import tokenizer
 
 WIDTH = 24
@@ -55,6 +62,38 @@ def test_a_state_of_noise_is_not_worth_its_weights() -> None:
     assert not fitted.head.weight.any()
     assert fitted.head.scale.item() == pytest.approx(0.9, abs=0.15)
     assert fitted.head.bias.item() == pytest.approx(0.5, abs=0.4)
+
+
+def judged(count: int, *, seed: int) -> tuple[RefusalFeatures, NDArray[np.float64]]:
+    """What another model says of prompts: log-odds linear in the features, and something that they do not show."""
+    features, _ = synthetic(count, seed=seed, from_state=True)
+    state, first = features.state.double().numpy(), features.first_token.double().numpy()
+    weights = np.random.default_rng(7).standard_normal(WIDTH)
+    odds = (state - 3.0) / np.linspace(0.5, 20, WIDTH) @ weights + 0.5 * first - 1.0
+    odds += np.random.default_rng(seed).normal(0, 1.5, count)
+    return features, 1 / (1 + np.exp(-odds))
+
+
+def test_another_models_probabilities_are_foreseen() -> None:
+    fitted = fit_foreseen(*judged(3000, seed=0), (5, 9))
+    assert "judge" in fitted.method
+    assert fitted.head.first_tokens == (5, 9)
+    features, probabilities = judged(6000, seed=1)
+    foreseen = fitted.head(features).double().numpy()
+    refused = probabilities >= 0.5
+    assert fitted.auroc == pytest.approx(auroc(foreseen[refused], foreseen[~refused]), abs=0.02)
+    assert fitted.auroc > 0.9
+    for low in np.arange(0, 1, 0.2):
+        inside = (foreseen >= low) & (foreseen < low + 0.2)
+        assert foreseen[inside].mean() == pytest.approx(probabilities[inside].mean(), abs=0.05)
+    unseen = np.corrcoef(fitted.probabilities, judged(3000, seed=0)[1])[0, 1]
+    assert unseen == pytest.approx(np.corrcoef(foreseen, probabilities)[0, 1], abs=0.03)
+
+
+def test_a_judge_must_refuse_and_answer() -> None:
+    features, probabilities = judged(100, seed=0)
+    with pytest.raises(TrainingError, match="got 0 and 100"):
+        fit_foreseen(features, probabilities * 0.4, (5,))
 
 
 def test_it_is_repeatable() -> None:
