@@ -130,11 +130,13 @@ class RefusalFeatures(NamedTuple):
 
 
 class RefusalHead(nn.Module):
-    """Calibrated probability that the backbone would refuse, from its state at the end of the prompt.
+    """Calibrated probability that the backbone, or the judge that taught the head, would refuse.
+
+    It is read from the backbone's state at the end of the prompt.
 
     p = sigmoid(scale * first_token + weight . (state - mean) / deviation + bias). With ``weight`` zero it is the
     training-free verdict of the first answer token, calibrated by Platt's two numbers; otherwise a logistic regression
-    on the verdicts of the backbone's own responses.
+    on the verdicts of the backbone's own responses, or a ridge regression on a judge's log-odds.
     """
 
     scale: Tensor
