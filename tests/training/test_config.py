@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.errors import ConfigError
-from safe_retrieval.training.config import AlignmentLoss, TrainingConfig, load_config
+from safe_retrieval.training.config import AlignmentLoss, GateConfig, TrainingConfig, load_config, load_gate_config
 
 SMALLEST: dict[str, Any] = {"backbone": "tiny", "out": "run", "queries": {"files": ["a.txt"]}}
 
@@ -129,13 +129,22 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 def test_the_documented_settings_are_those_that_there_are() -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-    rows = re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", page, re.MULTILINE)
-    documented = {name: default.strip("`") for name, default in rows}
+    gate, everything = page.split("## Settings")
+    documented = defaults_in(everything)
     expected = {
         name: "none" if default in (None, {}) else str(default).lower() if isinstance(default, bool) else str(default)
         for name, default in settings_of(TrainingConfig).items()
     }
     assert documented == expected
+    fields = GateConfig.model_fields.items()
+    assert defaults_in(gate) == {
+        name: "required" if field.is_required() else str(field.default) for name, field in fields
+    }
+
+
+def defaults_in(page: str) -> dict[str, str]:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.*?) \|", page, re.MULTILINE)
+    return {name: default.strip("`") for name, default in rows}
 
 
 def test_the_shipped_configurations_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +152,11 @@ def test_the_shipped_configurations_load(monkeypatch: pytest.MonkeyPatch) -> Non
     files = sorted((Path(__file__).parents[2] / "benchmarks" / "adapters").glob("qwen*.yaml"))
     assert files
     for file in files:
+        if file.stem.endswith("-gate"):
+            gate = load_gate_config(file)
+            assert f"{gate.adapter}-gate" == file.stem
+            assert gate.queries.keep_apart_from == Path("/data")
+            continue
         config = load_config(file)
         assert config.backbone == file.stem
         assert config.queries.keep_apart_from == Path("/data")

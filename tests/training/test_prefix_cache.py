@@ -80,7 +80,8 @@ def test_filling_keeps_what_is_missing_in_batches_of_one_length(
     assert all(len(batch) * max(batch) <= 40 for batch in batches if len(batch) > 1)
     monkeypatch.setattr(LanguageModel, "prefix_pass", never)
     kept.fill(SOME)
-    torch.testing.assert_close(continued(kept.get(SOME)), expected, atol=1e-5, rtol=1e-5)
+    # In another batch the last bits differ, and rounding to bfloat16 may then fall the other way.
+    torch.testing.assert_close(continued(kept.get(SOME)), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_filling_ends_at_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

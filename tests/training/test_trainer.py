@@ -18,6 +18,7 @@ from safe_retrieval.errors import ConfigError, DataError, TrainingError
 from safe_retrieval.training import losses, phases, responses, trainer
 from safe_retrieval.training.config import TrainingConfig, load_config
 from safe_retrieval.training.log import read_log
+from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.refusal import fit_refusal
 from safe_retrieval.training.teachers import load_teacher
 from safe_retrieval.training.trainer import train
@@ -236,7 +237,7 @@ def held_out_cosine(config: TrainingConfig) -> float:
     """Mean cosine of the adapter on disk over the held-out queries of its run, by encoding them."""
     encoder = ResponseEncoder.load(config.out / "adapter", offline=True)
     by_query = {row.query: row for row in responses.read_responses(config.out / "responses.jsonl")[1]}
-    rows = [by_query[query.text] for query in trainer.choose_queries(config)]
+    rows = [by_query[query.text] for query in choose_queries(config.queries, seed=config.seed)]
     held_out = [row for row in rows if row.response][: config.held_out]
     targets = load_teacher("self", encoder.model).targets([row.response for row in held_out])
     vectors = encoder.encode_queries([row.query for row in held_out])
