@@ -13,7 +13,7 @@ their log-odds, calibrated in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -204,10 +204,19 @@ def _cross_validated(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: f
     for kind in (True, False):
         rows = np.flatnonzero(y == kind)
         fold[rows] = np.arange(len(rows)) % FOLDS
-    scores = np.empty(len(y))
+    return _out_of_fold(fold, x, lambda inside: _logistic(x[inside], y[inside], penalty=penalty))
+
+
+def _out_of_fold(
+    fold: NDArray[np.int_],
+    x: NDArray[np.float64],
+    fit: Callable[[NDArray[np.bool_]], tuple[NDArray[np.float64], float]],
+) -> NDArray[np.float64]:
+    """Scores of all rows, each by a linear fit on the rows outside of its fold."""
+    scores = np.empty(len(x))
     for held_out in range(FOLDS):
         inside = fold != held_out
-        coefficients, bias = _logistic(x[inside], y[inside], penalty=penalty)
+        coefficients, bias = fit(inside)
         scores[~inside] = x[~inside] @ coefficients + bias
     return scores
 
@@ -220,20 +229,14 @@ def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 def _foreseen(x: NDArray[np.float64], odds: NDArray[np.float64], *, penalty: float) -> NDArray[np.float64]:
     """Predictions for all rows, each by a fit without its fold."""
     fold = np.arange(len(odds)) % FOLDS
-    scores = np.empty(len(odds))
-    for held_out in range(FOLDS):
-        inside = fold != held_out
-        coefficients, bias = _ridge(x[inside], odds[inside], penalty=penalty)
-        scores[~inside] = x[~inside] @ coefficients + bias
-    return scores
+    return _out_of_fold(fold, x, lambda inside: _ridge(x[inside], odds[inside], penalty=penalty))
 
 
 def _ridge(x: NDArray[np.float64], odds: NDArray[np.float64], *, penalty: float) -> tuple[NDArray[np.float64], float]:
-    centre, mean = x.mean(0), odds.mean()
-    centred = x - centre
-    gram = centred.T @ centred + penalty * len(x) * np.eye(x.shape[1])
-    coefficients = np.linalg.solve(gram, centred.T @ (odds - mean))
-    return coefficients, float(mean - centre @ coefficients)
+    from sklearn.linear_model import Ridge
+
+    fitted = Ridge(alpha=penalty * len(x)).fit(x, odds)
+    return fitted.coef_, float(fitted.intercept_)
 
 
 def _calibration(scores: NDArray[np.float64], probabilities: NDArray[np.float64]) -> tuple[float, float]:
