@@ -8,13 +8,15 @@ by itself (``max_batch`` 1) and one that batches. Their rounds alternate, so tha
 on both. A client sends a request of one text, waits for its answer and sends the next. Queries and passages are those
 of the built-in probe set, in a seeded order. Each side is warmed up with an eighth as many requests as there are
 clients; throughput is the median over the rounds, percentiles are over all requests of them.
-Clients and servers share the machine's cores. Ratios hold between machines, absolute times do not.
+Clients have a process of their own, as in life: in the servers' process they would hold up its Python code, that of
+the model between two operations above all. They share the machine's cores. Ratios hold between machines, absolute times
+do not.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import multiprocessing
 import os
 import random
 import statistics
@@ -22,14 +24,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import httpx
 import numpy as np
 
+from benchmarks.http_clients import TIMEOUT, Round, ask_at_once
 from benchmarks.measuring import RESULTS, write_result
 from safe_retrieval.audit.probes import load_probe_set
 from safe_retrieval.audit.provenance import source_state
@@ -46,21 +49,12 @@ from safe_retrieval.types import GateAction
 SIDES = {"one_by_one": 1, "batched": ServerSettings().max_batch}
 """Texts in a pass, by side."""
 SERVER_PACKAGES = ("fastapi", "starlette", "uvicorn", "httpx")
-_TIMEOUT = 600.0
-
-
-class Round(NamedTuple):
-    """What the clients saw: seconds of the whole, seconds of each answered request, and how many were not."""
-
-    seconds: float
-    latencies: list[float]
-    errors: int
 
 
 @contextmanager
 def running(served: Served, max_batch: int, clients: int) -> Iterator[str]:
     """A server in a thread; yields its address."""
-    settings = ServerSettings(max_batch=max_batch, timeout=_TIMEOUT, max_requests=4 * clients)
+    settings = ServerSettings(max_batch=max_batch, timeout=TIMEOUT, max_requests=4 * clients)
     with bound("127.0.0.1", 0) as listening:
         server = make_server(served, settings, KeyRing())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -76,44 +70,22 @@ def running(served: Served, max_batch: int, clients: int) -> Iterator[str]:
             thread.join()
 
 
-async def ask(url: str, model: str, texts: Sequence[str], clients: int) -> Round:
-    """Send every text as a request of its own, ``clients`` at a time."""
-    waiting, latencies, errors = list(reversed(texts)), [], 0
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-
-    async def client(session: httpx.AsyncClient) -> None:
-        nonlocal errors
-        while waiting:
-            body = {"model": model, "input": waiting.pop(), "encoding_format": "base64"}
-            began = time.perf_counter()
-            try:
-                response = await session.post("/v1/embeddings", json=body)
-            except httpx.HTTPError:
-                errors += 1
-                continue
-            if response.status_code == httpx.codes.OK:
-                latencies.append(time.perf_counter() - began)
-            else:
-                errors += 1
-
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=_TIMEOUT) as session:
-        began = time.perf_counter()
-        await asyncio.gather(*(client(session) for _ in range(clients)))
-        return Round(time.perf_counter() - began, latencies, errors)
-
-
 def measure(
     urls: Mapping[str, str], model: str, texts: Sequence[str], *, clients: int, rounds: int
 ) -> dict[str, dict[str, Any]]:
     """Alternate the sides for ``rounds`` rounds after a warm-up, and sum up each."""
-    for url in urls.values():
-        asyncio.run(ask(url, model, texts[: max(1, clients // 8)], clients))
     seen: dict[str, list[Round]] = {side: [] for side in urls}
-    for number in range(1, rounds + 1):
-        for side, url in urls.items():
-            done = asyncio.run(ask(url, model, texts, clients))
-            seen[side].append(done)
-            print(f"{model}, {side}, round {number} of {rounds}: {done.seconds:.1f} s", file=sys.stderr)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+
+        def ask(url: str, asked: Sequence[str]) -> Round:
+            return process.submit(ask_at_once, url, model, asked, clients).result()
+
+        for url in urls.values():
+            ask(url, texts[: max(1, clients // 8)])
+        for number in range(1, rounds + 1):
+            for side, url in urls.items():
+                seen[side].append(done := ask(url, texts))
+                print(f"{model}, {side}, round {number} of {rounds}: {done.seconds:.1f} s", file=sys.stderr)
     return {side: summary(done) for side, done in seen.items()}
 
 

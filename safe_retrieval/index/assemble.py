@@ -16,13 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from safe_retrieval.errors import DataError, EncoderMismatchError, IndexFolderError, InputError
 from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.builder import library_versions
 from safe_retrieval.index.documents import DocumentWriter
 from safe_retrieval.index.factories import AUTO, FLAT, Factory, parse_factory
+from safe_retrieval.index.faiss_files import FlatWriter, read_flat
 from safe_retrieval.index.folder import load_index
 from safe_retrieval.index.manifest import (
     BUILD_FOLDER,
@@ -37,9 +36,7 @@ from safe_retrieval.index.searchable import SearchableIndex
 from safe_retrieval.index.segments import Block
 from safe_retrieval.index.vector_files import VectorFiles, write_vectors
 from safe_retrieval.index.vectors import check_vectors
-from safe_retrieval.types import FloatMatrix
 
-_BLOCK_ROWS = 16_384
 _MEND = "run the same again"
 
 
@@ -100,16 +97,18 @@ def assemble_index(
     with locked(out), _aside(out) as aside:
         if (out / MANIFEST_NAME).exists():
             raise IndexFolderError(f"there is an index at {out} already; choose another folder")
-        rows = aside / "rows.f32"
-        count = _spooled(blocks, aside, rows, dimension, out)
+        spool = aside / "spool.faiss"
+        count = _spooled(blocks, aside, spool, dimension, out)
         given = ready()
         chosen = _chosen(factory, count, dimension, memory) if given is None else given.factory
         with writing(out, mend=_MEND):
-            if given is None:
-                vectors = partial(_rows, rows, count, dimension)
-                files = write_vectors(aside, chosen, dimension, count, vectors, memory=memory)
-            else:
+            if given is not None:
                 files = VectorFiles(Path(shutil.copyfile(given.path, aside / "vectors.faiss")), None)
+            elif chosen.exact:
+                files = VectorFiles(spool.rename(aside / "vectors.faiss"), None)
+            else:
+                vectors = partial(read_flat, spool, dimension, count)
+                files = write_vectors(aside, chosen, dimension, count, vectors, memory=memory)
             segment = SegmentRecord(
                 count=count,
                 vectors=place(files.vectors, out),
@@ -190,9 +189,12 @@ def _refuse_other_space(one: SearchableIndex, other: SearchableIndex) -> None:
         )
 
 
-def _spooled(blocks: Iterable[Block], aside: Path, rows: Path, dimension: int, out: Path) -> int:
-    """Put documents and vectors on the disk; returns how many there are."""
-    with DocumentWriter(aside / "documents.sqlite") as writer, rows.open("wb") as file:
+def _spooled(blocks: Iterable[Block], aside: Path, spool: Path, dimension: int, out: Path) -> int:
+    """Put documents and vectors on the disk; returns how many there are.
+
+    The vectors wait as a flat index: where one is wanted they need not be written a second time.
+    """
+    with DocumentWriter(aside / "documents.sqlite") as writer, FlatWriter(spool, dimension) as flat:
         for block in blocks:
             start = len(writer)
             vectors = check_vectors(block.vectors, dimension, what=f"(from document {start}) vector")
@@ -200,17 +202,12 @@ def _spooled(blocks: Iterable[Block], aside: Path, rows: Path, dimension: int, o
                 raise InputError(f"expected one vector a document, got {len(vectors)} for {len(block.documents)}")
             with writing(out, mend=_MEND):
                 writer.append(block.documents)
-                vectors.tofile(file)
+                flat.append(vectors)
         if not len(writer):
             raise DataError("expected at least one document, got none")
+        with writing(out, mend=_MEND):  # what still waits in the buffer may find the disk full
+            flat.close()
         return len(writer)
-
-
-def _rows(path: Path, count: int, dimension: int) -> Iterator[FloatMatrix]:
-    with path.open("rb") as file:  # read, not mapped: pages of a mapped file would count as memory
-        for start in range(0, count, _BLOCK_ROWS):
-            rows = min(_BLOCK_ROWS, count - start)
-            yield np.fromfile(file, np.float32, rows * dimension).reshape(rows, dimension)
 
 
 def _chosen(name: str, count: int, dimension: int, memory: int | None) -> Factory:

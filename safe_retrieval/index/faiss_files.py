@@ -13,7 +13,8 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,16 +53,72 @@ def write_flat(path: Path, dimension: int, count: int, blocks: Iterable[FloatMat
         OSError: the file cannot be written.
         IndexFolderError: there are more or fewer vectors than ``count``.
     """
+    with FlatWriter(path, dimension) as writer:
+        for block in blocks:
+            writer.append(block)
+    if len(writer) != count:
+        raise IndexFolderError(f"{path}: expected {count} vectors, got {len(writer)}; run the same again")
+
+
+class FlatWriter:
+    """Writes a flat inner-product index of which nobody knows yet how many vectors it will have.
+
+    What is at the path is an index once the writer is closed; the context manager closes it.
+
+    Args:
+        path: the file.
+        dimension: length of a vector.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, dimension: int) -> None:
+        self._dimension = dimension
+        self._count = 0
+        self._file = path.open("wb")
+        self._file.write(_flat_head(dimension, 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, block: FloatMatrix) -> None:
+        """Append (n, dimension) float32 vectors, checked."""
+        self._count += write_rows(self._file, [block])
+
+    def close(self) -> None:
+        """Put in how many vectors there are, and close the file; a second time does nothing."""
+        if self._file.closed:
+            return
+        with self._file:
+            self._file.seek(0)
+            self._file.write(_flat_head(self._dimension, self._count))
+
+
+def _flat_head(dimension: int, count: int) -> bytes:
     import faiss
 
     head = bytearray(faiss.serialize_index(faiss.IndexFlatIP(dimension)).tobytes())
     head[_TOTAL] = _SIZE.pack(count)
     head[-_SIZE.size :] = _SIZE.pack(count * dimension)
-    with path.open("wb") as file:
-        file.write(head)
-        written = write_rows(file, blocks)
-    if written != count:
-        raise IndexFolderError(f"{path}: expected {count} vectors, got {written}; run the same again")
+    return bytes(head)
+
+
+def read_flat(path: Path, dimension: int, count: int) -> Iterator[FloatMatrix]:
+    """The vectors of a flat index in their order, (n, dimension) float32 each; holds one block at a time."""
+    with path.open("rb") as file:  # read, not mapped: pages of a mapped file would count as memory
+        file.seek(len(_flat_head(dimension, count)))
+        for start in range(0, count, _AT_ONCE):
+            rows = min(_AT_ONCE, count - start)
+            yield np.fromfile(file, np.float32, rows * dimension).reshape(rows, dimension)
 
 
 def write_rows(file: IO[bytes], blocks: Iterable[FloatMatrix]) -> int:

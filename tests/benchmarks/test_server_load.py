@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks import server_load
-from benchmarks.server_load import Round, summary
+from benchmarks.http_clients import Round
+from benchmarks.server_load import summary
 from tests.server.support import QueryEncoder, served_by
 from tests.support.package_source import REPOSITORY
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from safe_retrieval.errors import DataError, EncoderMismatchError, IndexFolderError, IndexFormatError, InputError
-from safe_retrieval.index import assemble, export, segments
+from safe_retrieval.index import assemble, export, faiss_files, segments
 from safe_retrieval.index.assemble import Duplicates, assemble_index, merge_indexes
 from safe_retrieval.index.builder import build_index, encoder_record
 from safe_retrieval.index.corpus import Fields, read_corpus
@@ -278,9 +278,19 @@ def test_a_full_disk_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object, **__: object) -> Any:
         raise OSError(28, "No space left on device")
 
-    for name in ("write_vectors", "place", "publish"):
+    def full_at_the_end(dimension: int, count: int) -> bytes:
+        return full() if count else begun(dimension, count)
+
+    begun = faiss_files._flat_head
+    faults = [
+        (faiss_files, "write_rows", full),
+        (faiss_files, "_flat_head", full_at_the_end),
+        (assemble, "place", full),
+        (assemble, "publish", full),
+    ]
+    for module, name, fault in faults:
         with monkeypatch.context() as patch:
-            patch.setattr(assemble, name, full)
+            patch.setattr(module, name, fault)
             with pytest.raises(IndexFolderError, match="No space left"):
                 merge_indexes([one, one], tmp_path / "out", duplicates="first")
         with pytest.raises(IndexFolderError):
@@ -370,7 +380,7 @@ def test_what_a_killed_run_left_is_dropped(tmp_path: Path) -> None:
     left = tmp_path / "out" / ".building" / "assembled"
     left.mkdir(parents=True)
     (left / "documents.sqlite").write_bytes(b"half")
-    (left / "rows.f32").write_bytes(b"half")
+    (left / "spool.faiss").write_bytes(b"half")
     one = changed_index(tmp_path / "one")
     merge_indexes([one, one], tmp_path / "out", duplicates="last")
     assert contents(tmp_path / "out")[0] == LEFT

@@ -12,7 +12,15 @@ import pytest
 from safe_retrieval.errors import IndexFolderError, InputError
 from safe_retrieval.index import factories, faiss_files
 from safe_retrieval.index.factories import parse_factory
-from safe_retrieval.index.faiss_files import Blocks, even_sample, merge_parts, write_flat, write_part
+from safe_retrieval.index.faiss_files import (
+    Blocks,
+    FlatWriter,
+    even_sample,
+    merge_parts,
+    read_flat,
+    write_flat,
+    write_part,
+)
 from safe_retrieval.index.vector_files import TRAINED_NAME, check_memory, write_trained, write_vectors
 from safe_retrieval.types import FloatMatrix
 
@@ -38,6 +46,23 @@ def by_faiss(path: Path, name: str, vectors: FloatMatrix) -> bytes:
     index.add(vectors)
     FAISS.write_index(index, str(path))
     return path.read_bytes()
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_flat_index_of_unknown_length_is_the_one_of_faiss_and_reads_back(
+    tmp_path: Path, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FlatWriter(tmp_path / "flat", DIMENSION) as writer:
+        for block in np.array_split(VECTORS, pieces):
+            writer.append(block)
+        writer.close()
+        writer.close()  # as the context manager does once more
+    assert len(writer) == len(VECTORS)
+    assert (tmp_path / "flat").read_bytes() == by_faiss(tmp_path / "whole", "Flat", VECTORS)
+    monkeypatch.setattr(faiss_files, "_AT_ONCE", 300)
+    read = list(read_flat(tmp_path / "flat", DIMENSION, len(VECTORS)))
+    assert [len(block) for block in read] == [300, 300, 300, 100]
+    assert np.array_equal(np.concatenate(read), VECTORS)
 
 
 @pytest.mark.parametrize("name", ["Flat", "IVF16,Flat", "IVF16,SQ8", "IVF16,RaBitQ", "IVF4,PQ1", "SQ8", "HNSW8"])
