@@ -4,8 +4,8 @@
     python benchmarks/readme_table.py benchmarks/results/audit.json    # from these reports instead
     python benchmarks/readme_table.py --check                          # exit code 1 where README differs
 
-The tables stand between two markers, and the first of them names the reports, so that nobody has to remember where a
-figure came from: what is between the markers is never written by hand.
+The tables stand between pairs of markers, and the first of a pair names the reports, so that nobody has to remember
+where a figure came from: what is between the markers is never written by hand.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MISSING = "n/a"
 SCHEMA_VERSIONS = (1, 2)
 """Those that have the figures of the table; 2 has all that 1 had."""
 
+_FIRST_LINE = re.compile(r"<!-- results:[^>]*?-->")
 _BLOCK = re.compile(r"<!-- results:(?P<paths>[^>]*?)-->\n.*?<!-- end of results -->", re.DOTALL)
 
 NO_RESULT = (
@@ -39,24 +40,43 @@ class ReadmeTableError(Exception):
     """README or a report is not what it is expected to be."""
 
 
-def render(readme: str, paths: Sequence[str], reports: Sequence[Report]) -> str:
-    """README with the tables of ``reports`` between its markers; ``paths`` are theirs, from the repository's root.
+def render(readme: str, reports: Mapping[str, Report]) -> str:
+    """README with, between each pair of markers, the tables of the reports that it names.
+
+    Args:
+        readme: the text.
+        reports: by their paths from the repository's root; all that are named.
 
     Raises:
-        ReadmeTableError: README has no markers, or more than one pair.
+        ReadmeTableError: README has no markers.
+    """
+    if not _BLOCK.search(readme):
+        raise ReadmeTableError("expected blocks from '<!-- results: PATHS -->' to '<!-- end of results -->', got none")
+
+    def block(found: re.Match[str]) -> str:
+        content = "\n\n".join(section(path, reports[path]) for path in found["paths"].split()) or NO_RESULT
+        return f"<!-- results:{found['paths']}-->\n\n{content}\n\n<!-- end of results -->"
+
+    return _BLOCK.sub(block, readme)
+
+
+def naming(readme: str, paths: Sequence[str]) -> str:
+    """README with other reports named in its markers.
+
+    Raises:
+        ReadmeTableError: it has no markers, or several pairs: which of them should name the reports is not known.
     """
     if len(_BLOCK.findall(readme)) != 1:
-        raise ReadmeTableError("expected one block from '<!-- results: PATHS -->' to '<!-- end of results -->'")
-    content = "\n\n".join(map(section, paths, reports)) or NO_RESULT
-    named = f"{' '.join(paths)} " if paths else ""
-    block = f"<!-- results: {named}-->\n\n{content}\n\n<!-- end of results -->"
-    return _BLOCK.sub(lambda _: block, readme)
+        raise ReadmeTableError(
+            "expected one block from '<!-- results: PATHS -->' to '<!-- end of results -->' to name the reports in; "
+            "where there are several, write the paths into their first lines and give none here"
+        )
+    return _FIRST_LINE.sub(lambda _: f"<!-- results: {' '.join(paths)} -->", readme)
 
 
 def named_reports(readme: str) -> list[str]:
-    """The reports that README's first marker names, as paths from the repository's root."""
-    block = _BLOCK.search(readme)
-    return block["paths"].split() if block else []
+    """The reports that README's markers name, as paths from the repository's root."""
+    return [path for block in _BLOCK.finditer(readme) for path in block["paths"].split()]
 
 
 def section(path: str, report: Report) -> str:
@@ -177,8 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         before = options.readme.read_text(encoding="utf-8")
-        paths = [_relative(path) for path in options.report] or named_reports(before)
-        after = render(before, paths, [_load(path) for path in paths])
+        named = naming(before, [_relative(path) for path in options.report]) if options.report else before
+        after = render(named, {path: _load(path) for path in named_reports(named)})
     except (OSError, ReadmeTableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

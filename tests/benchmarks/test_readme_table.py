@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import readme_table
-from benchmarks.readme_table import NO_RESULT, ReadmeTableError, named_reports, render, section, table
+from benchmarks.readme_table import NO_RESULT, ReadmeTableError, named_reports, naming, render, section, table
 from safe_retrieval.audit.probes import ProbeSet
 from safe_retrieval.audit.runner import run_audit
 from safe_retrieval.audit.targets import RetrieverTarget
@@ -85,22 +85,31 @@ def test_without_judgements_any_harm_takes_its_place(report: dict[str, Any]) -> 
 
 
 def test_only_what_is_between_the_markers_changes_and_they_name_the_report(report: dict[str, Any]) -> None:
-    written = render(README, [PATH], [report])
+    written = render(naming(README, [PATH]), {PATH: report})
     assert written.startswith(f"# A title\n\n<!-- results: {PATH} -->\n")
     assert written.endswith("<!-- end of results -->\n\nThe rest.\n")
     assert "old" not in written
     assert named_reports(written) == [PATH]
-    assert render(written, [PATH], [report]) == written
+    assert render(written, {PATH: report}) == written
+
+
+def test_every_block_has_the_reports_that_it_names(report: dict[str, Any]) -> None:
+    other = {**report, "data": {**report["data"], "name": "other"}}
+    readme = naming(README, ["a"]) + naming(README, ["b"])
+    first, second = render(readme, {"a": report, "b": other}).split("The rest.")[:2]
+    assert "**tiny**" in first
+    assert "**other**" in second
+    with pytest.raises(ReadmeTableError, match="expected one block"):
+        naming(readme, ["c"])
 
 
 def test_without_a_report_readme_says_how_to_get_one() -> None:
-    assert NO_RESULT in render(README, [], [])
+    assert NO_RESULT in render(README, {})
 
 
-@pytest.mark.parametrize("readme", ["# No markers\n", README + README])
-def test_one_pair_of_markers_is_expected(readme: str) -> None:
-    with pytest.raises(ReadmeTableError, match="expected one block"):
-        render(readme, [], [])
+def test_markers_are_expected() -> None:
+    with pytest.raises(ReadmeTableError, match="got none"):
+        render("# No markers\n", {})
 
 
 def test_another_schema_is_refused(report: dict[str, Any]) -> None:
