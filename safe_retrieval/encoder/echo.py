@@ -12,6 +12,8 @@ from safe_retrieval.encoder.pooled import PooledEncoder
 
 BEFORE = "Rewrite the following paragraph: "
 BETWEEN = "\nThe rewritten paragraph: "
+"""What stands before each of the two copies."""
+
 _MAX_TOKENS = 256  # of each copy, so that both together are as long as what other encoders read
 
 

@@ -10,47 +10,87 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from safe_retrieval.encoder.adapter import AdapterShape, RefusalHead, ResponseAdapter
 from safe_retrieval.encoder.policy import ResponsePolicy
 from safe_retrieval.errors import AdapterError, AdapterFormatError
 
 VERSION = 1
+"""Of the record's format."""
+
 _WEIGHTS, _RECORD = "adapter.safetensors", "adapter.json"
 
 
-class BackboneRecord(BaseModel):
-    """The language model an adapter belongs to."""
+class _Record(BaseModel):
+    """Fields that came later are left out where they are not known, so that an older record is written as it was."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    _later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _known(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialise(self).items() if value is not None or name not in self._later}
+
+
+class BackboneRecord(_Record):
+    """The language model an adapter belongs to."""
 
     name: str
     fingerprint: str
 
 
-class TeacherRecord(BaseModel):
+class TeacherRecord(_Record):
     """The encoder whose space an adapter lands in.
 
-    ``space`` equals the space of the document encoder that can be asked through the adapter.
+    Attributes:
+        space: equals the space of the document encoder that can be asked through the adapter.
+        fingerprint: hash of the teacher's own files, ``sha256:...``; ``None`` where the record does not say.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    _later = frozenset({"fingerprint"})
 
     name: str
     space: str
     dimension: int
+    fingerprint: str | None = None
 
 
-class PolicyRecord(BaseModel):
-    """The policy that responses were generated under."""
+class PolicyRecord(_Record):
+    """The policy that responses were generated under.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Attributes:
+        sha256: hash of the system prompt (:attr:`ResponsePolicy.sha256`), which it must match; ``None`` in records from
+            before it was stored.
+    """
+
+    _later = frozenset({"sha256"})
 
     name: str
     system_prompt: str
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, policy: ResponsePolicy) -> PolicyRecord:
+        """The record of a policy, its hash included."""
+        return cls(name=policy.name, system_prompt=policy.system_prompt, sha256=policy.sha256)
+
+    @model_validator(mode="after")
+    def _hash_is_of_the_text(self) -> PolicyRecord:
+        found = _sha256(self.system_prompt.encode())
+        if self.sha256 not in (None, found):
+            raise ValueError(f"expected the hash of the system prompt, {found}, got {self.sha256}")
+        return self
 
     @property
     def policy(self) -> ResponsePolicy:
@@ -58,23 +98,25 @@ class PolicyRecord(BaseModel):
         return ResponsePolicy(self.name, self.system_prompt)
 
 
-class RefusalRecord(BaseModel):
+class RefusalRecord(_Record):
     """How the refusal head came about."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     first_tokens: tuple[int, ...]
     method: str
     held_out_auroc: float | None = None
 
 
-class AdapterRecord(BaseModel):
+class AdapterRecord(_Record):
     """Contents of ``adapter.json``.
 
-    ``record_sha256`` is the hash of all the rest as canonical JSON (sorted keys, no spaces, UTF-8).
+    Attributes:
+        template: the rendered template around a query under the policy
+            (:attr:`~safe_retrieval.backbone.template.PromptTemplate.text`), which ``template_sha256`` must match;
+            ``None`` in records from before it was stored.
+        record_sha256: hash of all the rest as canonical JSON (sorted keys, no spaces, UTF-8).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    _later = frozenset({"template"})
 
     format: Literal["safe-retrieval-adapter"] = "safe-retrieval-adapter"
     version: Literal[1] = 1
@@ -82,11 +124,18 @@ class AdapterRecord(BaseModel):
     teacher: TeacherRecord
     policy: PolicyRecord
     template_sha256: str
+    template: str | None = None
     shape: AdapterShape
     refusal: RefusalRecord
     training: dict[str, Any] = {}
     weights_sha256: str = ""
     record_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _hash_is_of_the_template(self) -> AdapterRecord:
+        if self.template is not None and self.template_sha256 != (found := _sha256(self.template.encode())):
+            raise ValueError(f"expected template_sha256 to be the template's hash, {found}, got {self.template_sha256}")
+        return self
 
 
 class LoadedAdapter(NamedTuple):
@@ -130,11 +179,19 @@ def save_adapter(folder: Path, adapter: ResponseAdapter, refusal: RefusalHead, r
 
 
 def write_record(folder: Path, record: AdapterRecord) -> AdapterRecord:
-    """Write ``adapter.json`` beside weights that are there, its own hash filled in; returns it as written."""
+    """Write ``adapter.json`` beside weights that are there, its own hash filled in; returns it as written.
+
+    Raises:
+        AdapterError: the hash of the policy or of the template does not match its own text.
+    """
     content = record.model_dump(mode="json", exclude={"record_sha256"})
     content["record_sha256"] = _hash_of(content)
+    try:
+        written = AdapterRecord.model_validate(content)  # copies of records, made by update, were not checked
+    except ValidationError as error:
+        raise AdapterError(f"the adapter's record is not written: {_first_fault(error)}; mend that field") from error
     _replace(folder / _RECORD, _rendered(content))
-    return AdapterRecord.model_validate(content)
+    return written
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -189,10 +246,8 @@ def _read_record(path: Path) -> AdapterRecord:
     except OSError as error:
         raise AdapterFormatError(f"expected an adapter folder with {_RECORD}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise AdapterFormatError(
-            f"{path} is not an adapter record of version {VERSION} ({place}: {first['msg']}); get the adapter again"
+            f"{path} is not an adapter record of version {VERSION} ({_first_fault(error)}); get the adapter again"
         ) from error
     except ValueError as error:  # no JSON, or no UTF-8
         raise AdapterFormatError(f"{path} is truncated or altered ({error}); get the adapter again") from error
@@ -203,6 +258,11 @@ def _read_record(path: Path) -> AdapterRecord:
             "adapter again, or write a changed record with safe_retrieval.encoder.persistence.write_record"
         )
     return record
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'the whole record'}: {first['msg']}"
 
 
 def _read_weights(path: Path, record: AdapterRecord) -> dict[str, Any]:

@@ -27,6 +27,8 @@ CAUSAL, BIDIRECTIONAL = "pooled", "llm2vec"
 """What stands before a model's name, and a colon, in the name of such an encoder."""
 
 MAX_TOKENS = 512
+"""What is read of a text, from its beginning; the rest is cut off."""
+
 _TOKEN_BUDGET = 8192
 
 

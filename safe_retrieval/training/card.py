@@ -13,8 +13,10 @@ from typing import Any
 from safe_retrieval.encoder.persistence import AdapterRecord, load_adapter
 from safe_retrieval.models import catalog
 from safe_retrieval.training.log import read_log
+from safe_retrieval.training.reliability import BINS, NEAR_HALF
 
 CARD = "README.md"
+"""Name of the card in an adapter's folder, where hosts of models show it."""
 
 _SOURCES = {
     "stackexchange-titles": "Stack Exchange question titles, CC BY-SA 4.0",
@@ -176,8 +178,24 @@ def _figures(record: AdapterRecord) -> str:
             "reconstruction, nats a token of the response": _number(held_out.get("reconstruction")),
             "refusal head": record.refusal.method,
             "AUROC of its verdict, cross-validated": _number(record.refusal.held_out_auroc),
+            **_calibration(record),
         }
     )
+
+
+def _calibration(record: AdapterRecord) -> dict[str, str]:
+    """Nothing for a record from before it was measured."""
+    found: Mapping[str, Any] | None = record.training.get("calibration")
+    if found is None:
+        return {}
+    low, high = NEAR_HALF
+    foretold, refused = _percent(found["foretold_near_half"]), _percent(found["refused_near_half"])
+    return {
+        f"its expected calibration error, {BINS} bins of equal count, cross-validated": _number(found["error"]),
+        f"queries given {low} to {high}: mean probability, share refused": (
+            f"{foretold}, {refused} of {found['near_half']:,}" if found["near_half"] else "there are none"
+        ),
+    }
 
 
 def _gate(record: AdapterRecord) -> str:
@@ -237,6 +255,7 @@ def _hashes(record: AdapterRecord) -> str:
             "weights": f"`{record.weights_sha256}`",
             "record": f"`{record.record_sha256}`",
             "backbone": f"`{record.backbone.fingerprint}`",
+            **_teacher_hash(record),
             "teacher's space": f"`{record.teacher.space}`",
             "policy": f"`{record.policy.policy.sha256}`",
             "rendered template": f"`{record.template_sha256}`",
@@ -254,6 +273,10 @@ def _hashes(record: AdapterRecord) -> str:
 
 To reproduce: `safe-retrieval train benchmarks/adapters/{name}.yaml`{gate}, with the queries of `docs/data.md`
 where `SAFE_RETRIEVAL_DATA` points. This card is generated: `python -m safe_retrieval.training.card FOLDER`."""
+
+
+def _teacher_hash(record: AdapterRecord) -> dict[str, str]:
+    return {} if record.teacher.fingerprint is None else {"teacher": f"`{record.teacher.fingerprint}`"}
 
 
 def _evaluations(rows: Sequence[Mapping[str, Any]], most: int = 8) -> list[Mapping[str, Any]]:

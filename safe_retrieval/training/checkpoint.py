@@ -41,6 +41,11 @@ class Checkpoints:
         self._hash = settings_hash
 
     @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._file.parent
+
+    @property
     def best(self) -> Checkpoints:
         """The place beside this one for the parameters of the best evaluation so far."""
         return Checkpoints(self._file.parent, self._hash, name="best")

@@ -36,6 +36,7 @@ from safe_retrieval.training.config import GateConfig
 from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.queries import TrainingQuery, choose_queries
 from safe_retrieval.training.refusal import FittedRefusal, fit_foreseen, gate_shares, require_both_verdicts
+from safe_retrieval.training.reliability import rounded
 
 _BLOCK = 256  # queries whose features are kept together: what a cut run has to compute again
 _REFUSES = 0.5  # the judge's probability from which on it is taken to refuse; it is calibrated
@@ -152,6 +153,7 @@ def _facts(
     refused = probabilities >= _REFUSES
     return {
         "gate": gate_shares(fitted.probabilities, refused, [query.source for query in queries]),
+        "calibration": rounded(fitted.calibration),
         "judge": {
             "name": judge.record.backbone.name,
             "fingerprint": judge.record.backbone.fingerprint,

@@ -38,6 +38,7 @@ from safe_retrieval.training.responses import read_responses
 
 MASKED, CONTRAST = "masked-next-token", "simcse"
 PHASES = (MASKED, CONTRAST)
+"""In the order in which they run and stand in the log."""
 
 Loss: TypeAlias = Callable[[Sequence[Sequence[int]], random.Random], Tensor]
 """Token ids of a batch and a source of chance, to a scalar."""

@@ -1,9 +1,10 @@
-"""The two phases of a run as optimisation loops over the same few parts."""
+"""The two phases that optimise, as loops over the same few parts; the refusal head is fitted after both."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from safe_retrieval.encoder.adapter import ResponseAdapter
     from safe_retrieval.training.prefix_cache import PrefixCache
 
-JOINT, HEADS = "joint", "heads"
-PHASES = (JOINT, HEADS)
+JOINT, HEADS, REFUSAL = "joint", "heads", "refusal"
+PHASES = (JOINT, HEADS, REFUSAL)
+"""In the order in which they run and stand in the log.
+
+``refusal`` has no optimiser and no checkpoint: its head is fitted at the end of every start, so a resumed run cuts its
+line off the log and writes it again.
+"""
 
 _RECONSTRUCTION_ROWS = 64  # held-out rows on which reconstruction is evaluated: it costs a pass over the response
 
@@ -126,8 +132,7 @@ def head_phase(run: Run, start: int) -> None:
 
 @torch.no_grad()
 def _solve_head(run: Run) -> None:
-    projected = _projected(run, run.training.queries, "States of the training queries").flatten(1)
-    fit = fit_ridge(projected, run.training.targets)
+    fit = fit_ridge(_mapped_states(run).flatten(1), run.training.targets)
     run.adapter.joined.weight.copy_(fit.weight)
     run.adapter.joined.bias.copy_(fit.bias)
     held_out = run.adapter.align(_projected(run, run.held_out.queries, "States of the held-out queries"))
@@ -138,11 +143,12 @@ def _solve_head(run: Run) -> None:
 
 
 def _train_head(run: Run, start: int) -> None:
-    projected = _projected(run, run.training.queries, "States of the training queries")
+    projected = _mapped_states(run)
     held_out = _projected(run, run.held_out.queries, "States of the held-out queries")
 
     def loss(epoch: int, rows: Sequence[int]) -> tuple[Tensor, Report]:  # noqa: ARG001  # one signature for both
-        return _alignment(run, projected[list(rows)], run.training.targets[list(rows)])
+        own = projected[list(rows)].to(run.model.device)
+        return _alignment(run, own, run.training.targets[list(rows)])
 
     def evaluation() -> Evaluation:
         with torch.no_grad():
@@ -284,16 +290,45 @@ def _alignment(run: Run, projected: Tensor, targets: Tensor) -> tuple[Tensor, Re
     return total + run.loss.contrast_weight * apart, Report(alignment.item(), apart.item(), None)
 
 
-@torch.no_grad()
 def _projected(run: Run, queries: Sequence[str], title: str) -> Tensor:
-    """(n, R, H) float32; prefixes are read, or computed where they are not kept."""
-    parts = []
+    """(n, R, H) float32, in memory: for the held-out queries, whose number is set."""
+    return torch.cat(list(_projections(run, queries, title)))
+
+
+def _mapped_states(run: Run) -> Tensor:
+    """(n, R, H) float32 of the training queries, on the CPU, in a mapped file: memory does not grow with n.
+
+    The file has no name, so nothing is left of it when the process ends in whatever way. It is written through the file
+    and mapped afterwards, since a disk that fills up under a mapping is no error but the end of the process.
+
+    Raises:
+        TrainingError: the disk has no room for them.
+    """
+    queries, shape = run.training.queries, run.adapter.shape
+    sizes = (len(queries), shape.states, shape.hidden_size)
+    folder = run.checkpoints.folder
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for part in _projections(run, queries, "States of the training queries"):
+                file.write(part.cpu().numpy().tobytes())
+            file.flush()
+            return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="c", shape=sizes))
+    except OSError as error:
+        raise TrainingError(
+            f"expected room in {folder} for the states of {len(queries):,} queries, "
+            f"{4 * math.prod(sizes) / 1e9:.1f} GB, but writing them failed ({error}); free some disk, then start again"
+        ) from error
+
+
+@torch.no_grad()
+def _projections(run: Run, queries: Sequence[str], title: str) -> Iterator[Tensor]:
+    """Batches of (B, R, H) float32, in order; prefixes are read, or computed where they are not kept."""
     size = run.optimiser.batch_size
     with progress_bar(len(queries), title) as advance:
         for start in range(0, len(queries), size):
-            parts.append(run.adapter.project(_states(run, queries[start : start + size])))
-            advance(len(parts[-1]))
-    return torch.cat(parts)
+            part = run.adapter.project(_states(run, queries[start : start + size]))
+            yield part
+            advance(len(part))
 
 
 @torch.no_grad()

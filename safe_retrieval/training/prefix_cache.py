@@ -36,6 +36,8 @@ from safe_retrieval.training.checksums import checksum
 from safe_retrieval.training.parallel import side_by_side
 
 DEFAULT_MAX_BYTES = 8 * 2**30
+"""Of disk that kept prefixes take at most, where nothing else is said."""
+
 _HEADER_BYTES = 256  # of a safetensors file, for each query; more than it takes
 _ABANDONED_SECONDS = 3600.0
 

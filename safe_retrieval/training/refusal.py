@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safe_retrieval.encoder.adapter import RefusalFeatures, RefusalHead
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.metrics.auroc import auroc
+from safe_retrieval.training.reliability import Calibration, calibration_of
 
 if TYPE_CHECKING:
     from safe_retrieval.backbone.tokenizer import TextTokenizer
@@ -49,12 +50,15 @@ class FittedRefusal(NamedTuple):
         method: which candidate.
         auroc: of the rows' scores, each by a fit that had not seen its row.
         probabilities: (n,) float64 in [0, 1], those scores as refusal probabilities.
+        calibration: how far such probabilities can be taken at their word; measured with maps from scores to
+            probabilities that had not seen the row either.
     """
 
     head: RefusalHead
     method: str
     auroc: float
     probabilities: NDArray[np.float64]
+    calibration: Calibration
 
 
 def fit_refusal(features: RefusalFeatures, refused: NDArray[np.bool_], first_tokens: tuple[int, ...]) -> FittedRefusal:
@@ -77,11 +81,12 @@ def fit_refusal(features: RefusalFeatures, refused: NDArray[np.bool_], first_tok
     head = RefusalHead(state.shape[1], first_tokens)
     if trained.auroc < free.auroc + _LEVEL:
         _fill(head, scale=free.coefficients[0], bias=free.bias)
-        return FittedRefusal(head, "first answer token, calibrated", free.auroc, free.probabilities)
+        method = "first answer token, calibrated"
+        return FittedRefusal(head, method, free.auroc, free.probabilities, free.calibration)
     scale, weight = trained.coefficients[0], trained.coefficients[1:]
     _fill(head, scale=scale, weight=weight, mean=mean, deviation=deviation, bias=trained.bias)
     method = "first answer token and prompt state, logistic regression, calibrated"
-    return FittedRefusal(head, method, trained.auroc, trained.probabilities)
+    return FittedRefusal(head, method, trained.auroc, trained.probabilities, trained.calibration)
 
 
 def fit_foreseen(
@@ -113,8 +118,10 @@ def fit_foreseen(
     shifted = slope * bias + shift - scale * mean[0]  # the head reads the first token's log-odds as they are
     _fill(head, scale=scale, weight=slope * coefficients[1:], mean=mean[1:], deviation=deviation[1:], bias=shifted)
     method = "first answer token and prompt state, ridge regression on a judge's log-odds, calibrated"
-    calibrated = 1 / (1 + np.exp(-(slope * scores + shift)))
-    return FittedRefusal(head, method, auroc(scores[refused], scores[~refused]), calibrated)
+    calibration = _reliability(_folds_by_position(len(odds)), scores, probabilities)
+    return FittedRefusal(
+        head, method, auroc(scores[refused], scores[~refused]), _sigmoid(slope * scores + shift), calibration
+    )
 
 
 def gate_shares(
@@ -172,22 +179,27 @@ def refusal_tokens(tokenizer: TextTokenizer) -> tuple[int, ...]:
 
 
 class _Logistic(NamedTuple):
-    """Calibrated log-odds ``x @ coefficients + bias``, and of the rows outside of their fold's fit AUROC and
-    probabilities."""
+    """Calibrated log-odds ``x @ coefficients + bias``, and of the rows outside of their fold's fit AUROC,
+    probabilities and their calibration."""
 
     coefficients: NDArray[np.float64]
     bias: float
     auroc: float
     probabilities: NDArray[np.float64]
+    calibration: Calibration
 
 
 def _fit(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -> _Logistic:
-    scores = _cross_validated(x, y, penalty=penalty)
-    slope, shift = _logistic(scores[:, None], y, penalty=_FREE)
+    fold = _folds_by_verdict(y)
+    scores = _out_of_fold(fold, x, lambda inside: _logistic(x[inside], y[inside], penalty=penalty))
+    slopes, shift = _logistic(scores[:, None], y, penalty=_FREE)
     coefficients, bias = _logistic(x, y, penalty=penalty)
-    probabilities = 1 / (1 + np.exp(-(slope[0] * scores + shift)))
     return _Logistic(
-        slope[0] * coefficients, float(slope[0] * bias + shift), auroc(scores[y], scores[~y]), probabilities
+        slopes[0] * coefficients,
+        float(slopes[0] * bias + shift),
+        auroc(scores[y], scores[~y]),
+        _sigmoid(slopes[0] * scores + shift),
+        _reliability(fold, scores, y.astype(np.float64)),
     )
 
 
@@ -198,13 +210,17 @@ def _logistic(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 
-def _cross_validated(x: NDArray[np.float64], y: NDArray[np.bool_], *, penalty: float) -> NDArray[np.float64]:
-    """Scores of all rows, each by a fit without its fold; folds by position in each class, so that it is repeatable."""
+def _folds_by_verdict(y: NDArray[np.bool_]) -> NDArray[np.int_]:
+    """The fold of each row, by its position among those of its class, so that it is repeatable."""
     fold = np.empty(len(y), dtype=int)
     for kind in (True, False):
         rows = np.flatnonzero(y == kind)
         fold[rows] = np.arange(len(rows)) % FOLDS
-    return _out_of_fold(fold, x, lambda inside: _logistic(x[inside], y[inside], penalty=penalty))
+    return fold
+
+
+def _folds_by_position(count: int) -> NDArray[np.int_]:
+    return np.arange(count) % FOLDS
 
 
 def _out_of_fold(
@@ -221,6 +237,25 @@ def _out_of_fold(
     return scores
 
 
+def _reliability(
+    fold: NDArray[np.int_], scores: NDArray[np.float64], probabilities: NDArray[np.float64]
+) -> Calibration:
+    """Of scores by fits that had not seen their row, once Platt's map has not seen it either.
+
+    The map has two numbers, but it is the map that is judged here.
+    """
+
+    def without(inside: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+        slope, shift = _calibration(scores[inside], probabilities[inside])
+        return np.array([slope]), shift
+
+    return calibration_of(_sigmoid(_out_of_fold(fold, scores[:, None], without)), probabilities)
+
+
+def _sigmoid(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-odds))
+
+
 def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     inside = np.clip(probabilities, _SURE, 1 - _SURE)
     return np.log(inside / (1 - inside))
@@ -228,7 +263,7 @@ def _log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _foreseen(x: NDArray[np.float64], odds: NDArray[np.float64], *, penalty: float) -> NDArray[np.float64]:
     """Predictions for all rows, each by a fit without its fold."""
-    fold = np.arange(len(odds)) % FOLDS
+    fold = _folds_by_position(len(odds))
     return _out_of_fold(fold, x, lambda inside: _ridge(x[inside], odds[inside], penalty=penalty))
 
 

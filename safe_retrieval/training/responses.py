@@ -1,9 +1,10 @@
 """The backbone's own responses to unlabelled queries: what an adapter is taught to foresee.
 
 One file, JSON lines. The first line is a header that says which backbone answered, under which policy and template and
-up to which length; the rest are rows, written batch by batch as they come. A run that was cut goes on where it
-stopped: complete rows are kept, a half-written last line is dropped, and a header of other settings is refused. One
-process writes at a time.
+up to which length; the rest are rows, written batch by batch as they come. A row says whether its answer ended by
+itself or was cut; files from before rows said so are read, and continued, as they are. A run that was cut goes on
+where it stopped: complete rows are kept, a half-written last line is dropped, and a header of other settings is
+refused. One process writes at a time.
 
 Batches hold queries of similar length and are drawn in a seeded random order, so that a file that is not complete yet
 is a fair sample of the whole.
@@ -18,7 +19,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -52,12 +53,22 @@ class ResponsesHeader(BaseModel):
 
 
 class Response(NamedTuple):
-    """A query, where it came from, the backbone's answer, and whether that answer refuses (by today's rule)."""
+    """A query and the backbone's answer to it.
+
+    Attributes:
+        query: as it was asked.
+        source: where it came from.
+        response: the answer, stripped.
+        refused: whether the answer refuses, by today's rule.
+        ended: whether the backbone ended the answer itself, rather than being cut at the bound on tokens; ``None`` in
+            rows of files that do not say.
+    """
 
     query: str
     source: str
     response: str
     refused: bool
+    ended: bool | None = None
 
 
 _ROW = TypeAdapter(Response, config=ConfigDict(strict=True))
@@ -161,8 +172,9 @@ def read_responses(path: Path) -> tuple[ResponsesHeader, list[Response]]:
 def sha256_of(responses: Sequence[Response]) -> str:
     """Hash of rows, independent of their order; part of an adapter's training record."""
     digest = hashlib.sha256()
-    for row in sorted(responses):
-        digest.update(json.dumps(row, ensure_ascii=False).encode())
+    for row in sorted(responses, key=lambda row: row[:4]):  # None and a verdict on the end have no order
+        # Rows that do not say whether they ended hash as they always did: records of older runs hold that hash.
+        digest.update(json.dumps(row[:4] if row.ended is None else row, ensure_ascii=False).encode())
     return "sha256:" + digest.hexdigest()
 
 
@@ -179,7 +191,12 @@ def _rows(path: Path, lines: Sequence[bytes]) -> Iterator[Response]:
 
 
 def _as_lines(rows: Sequence[Response]) -> bytes:
-    return "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows).encode()
+    return "".join(json.dumps(_fields(row), ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _fields(row: Response) -> dict[str, Any]:
+    """What is known of a row, so that a row of an older file is written back as it was."""
+    return {name: value for name, value in row._asdict().items() if value is not None}
 
 
 def _open_for_resume(out: Path, header: ResponsesHeader) -> dict[str, Response]:
@@ -228,8 +245,10 @@ def _answer(
         prefix = model.prefix_pass(model.token_ids(texts, policy.system_prompt), policy.system_prompt)
     else:
         prefix = prefixes.compute(texts)
-    answers = [model.tokenizer.decode(ids).strip() for ids in generate(model, prefix, max_new_tokens=max_new_tokens)]
+    written = generate(model, prefix, max_new_tokens=max_new_tokens)
+    answers = [model.tokenizer.decode(ids).strip() for ids in written]
     return [
-        Response(query.text, query.source, answer, is_refusal(answer))
-        for query, answer in zip(batch, answers, strict=True)
+        # The end token is not among the ids, so a row with room left is one that ended.
+        Response(query.text, query.source, answer, is_refusal(answer), ended=len(ids) < max_new_tokens)
+        for query, answer, ids in zip(batch, answers, written, strict=True)
     ]

@@ -7,10 +7,14 @@ gradients learns small training sets by heart (docs/training.md has both side by
 The penalty is chosen by leave-one-out prediction, which for ridge regression needs no refitting: with leverage h_i the
 prediction of row i by a fit without it is y_i - (y_i - f_i) / (1 - h_i) (Allen 1974; Golub, Heath and Wahba 1979). What
 is compared is the mean cosine of those predictions, since that is how vectors are searched.
+
+States are read block by block, in three passes (mean, Gram matrix, leave-one-out), so they may lie in a file that is
+mapped into memory: what is held grows with F squared and n times D, not with n times F.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,6 +25,7 @@ PENALTIES = tuple(float(value) for value in torch.logspace(-2, 1.5, 15))
 """Candidates, as multiples of the mean eigenvalue of the states' Gram matrix."""
 
 _TINY = 1e-9  # relative eigenvalue below which a direction is rounding error
+_BLOCK = 1024  # rows at a time: large enough for products at full speed, 50 MB at 6,272 features in float64
 
 
 class RidgeFit(NamedTuple):
@@ -40,43 +45,81 @@ class RidgeFit(NamedTuple):
 
 
 class _Spectrum(NamedTuple):
-    """Centred states as X = U diag(sqrt(w)) V^T."""
+    """Of centred states X = U diag(sqrt(w)) V^T what does not grow with n, and X^T times centred targets along V."""
 
-    left: Tensor  # U, (n, r)
     eigenvalues: Tensor  # w, (r,) float64
     right: Tensor  # V, (F, r)
+    aims: Tensor  # V^T X^T Y, (r, D)
 
 
 @torch.no_grad()
 def fit_ridge(states: Tensor, targets: Tensor) -> RidgeFit:
-    """Fit (n, F) states to (n, D) targets; float32, any device; memory is a few times n times min(n, F)."""
-    centre, mean = states.mean(0), targets.mean(0)
-    spectrum = _decompose(states - centre)
-    aims = spectrum.left.T @ (targets - mean)
+    """Fit (n, F) states to (n, D) targets.
+
+    Args:
+        states: float32, on any device, or in a mapped file; nothing as large is made of them.
+        targets: float32, on the device that is to compute. Memory there is about five m times m float64 matrices, m the
+            smaller of n and F, while the eigenvalues are found; where n is the smaller, n times F twice as well.
+    """
+    centre, mean = _mean(states, targets.device), targets.mean(0)
+    spectrum = _decompose(states, centre, targets - mean)
     scale = float(spectrum.eigenvalues.sum()) / min(states.shape)
-    cosines = [_left_out(spectrum, aims, targets, penalty * scale) for penalty in PENALTIES]
+    cosines = _left_out(states, centre, targets, spectrum, scale)
     best = max(range(len(PENALTIES)), key=cosines.__getitem__)
-    gain = spectrum.eigenvalues.sqrt() / (spectrum.eigenvalues + PENALTIES[best] * scale)
-    weight = ((spectrum.right * gain.to(states.dtype)) @ aims).T.contiguous()
+    gain = 1 / (spectrum.eigenvalues + PENALTIES[best] * scale)
+    weight = ((spectrum.right * gain.to(mean.dtype)) @ spectrum.aims).T.contiguous()
     return RidgeFit(weight, mean - weight @ centre, PENALTIES[best], cosines[best])
 
 
-def _decompose(centred: Tensor) -> _Spectrum:
-    """By the smaller of both Gram matrices."""
-    rows, features = centred.shape
-    gram = centred @ centred.T if rows <= features else centred.T @ centred
-    eigenvalues, vectors = torch.linalg.eigh(gram.double())
+def _blocks(states: Tensor, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    for start in range(0, len(states), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        yield rows, states[rows].to(device)
+
+
+def _mean(states: Tensor, device: torch.device) -> Tensor:
+    total = torch.zeros(states.shape[1], dtype=torch.float64, device=device)
+    for _, block in _blocks(states, device):
+        total += block.sum(0, dtype=torch.float64)
+    return (total / len(states)).to(states.dtype)
+
+
+def _decompose(states: Tensor, centre: Tensor, aims: Tensor) -> _Spectrum:
+    """By the smaller of both Gram matrices; ``aims`` are the centred targets."""
+    rows, features = states.shape
+    if rows <= features:  # no larger than what the other case needs, so held as a whole
+        centred = states.to(centre.device) - centre
+        eigenvalues, own = _eigen((centred @ centred.T).double(), centred.dtype)
+        roots = eigenvalues.sqrt().to(centred.dtype)
+        return _Spectrum(eigenvalues, centred.T @ own / roots, roots[:, None] * (own.T @ aims))
+    # Summed in float64: over many blocks, float32 would lose what tells small eigenvalues from rounding.
+    gram = torch.zeros(features, features, dtype=torch.float64, device=centre.device)
+    cross = torch.zeros(features, aims.shape[1], dtype=torch.float64, device=centre.device)
+    for place, block in _blocks(states, centre.device):
+        centred = block - centre
+        gram += (centred.T @ centred).double()
+        cross += (centred.T @ aims[place]).double()
+    eigenvalues, right = _eigen(gram, states.dtype)
+    return _Spectrum(eigenvalues, right, right.T @ cross.to(states.dtype))
+
+
+def _eigen(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (r,) float64 and eigenvectors (m, r) of those that are more than rounding error."""
+    eigenvalues, vectors = torch.linalg.eigh(gram)
     kept = eigenvalues > _TINY * eigenvalues[-1]
-    eigenvalues, own = eigenvalues[kept], vectors[:, kept].to(centred.dtype)
-    roots = eigenvalues.sqrt().to(centred.dtype)
-    if rows <= features:
-        return _Spectrum(own, eigenvalues, centred.T @ own / roots)
-    return _Spectrum(centred @ own / roots, eigenvalues, own)
+    return eigenvalues[kept], vectors[:, kept].to(dtype)
 
 
-def _left_out(spectrum: _Spectrum, aims: Tensor, targets: Tensor, penalty: float) -> float:
-    shrink = (spectrum.eigenvalues / (spectrum.eigenvalues + penalty)).to(targets.dtype)
-    fitted = targets.mean(0) + (spectrum.left * shrink) @ aims
-    leverage = spectrum.left.square() @ shrink + 1 / len(targets)  # the intercept is not penalised
-    predicted = targets - (targets - fitted) / (1 - leverage).clamp(min=1e-6)[:, None]
-    return float(functional.cosine_similarity(predicted, targets).mean())
+def _left_out(states: Tensor, centre: Tensor, targets: Tensor, spectrum: _Spectrum, scale: float) -> list[float]:
+    """Mean cosine of leave-one-out predictions with their targets, for each of the penalties."""
+    mean, count = targets.mean(0), len(targets)
+    gains = [(1 / (spectrum.eigenvalues + penalty * scale)).to(targets.dtype) for penalty in PENALTIES]
+    totals = [0.0] * len(gains)
+    for place, block in _blocks(states, targets.device):
+        along, own = (block - centre) @ spectrum.right, targets[place]  # (B, r), (B, D)
+        for number, gain in enumerate(gains):
+            fitted = mean + (along * gain) @ spectrum.aims
+            leverage = along.square() @ gain + 1 / count  # the intercept is not penalised
+            predicted = own - (own - fitted) / (1 - leverage).clamp(min=1e-6)[:, None]
+            totals[number] += float(functional.cosine_similarity(predicted, own).sum())
+    return [total / count for total in totals]

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from safe_retrieval.encoder.document_encoders import load_document_encoder
+from safe_retrieval.encoder.input import InputEncoder, space_fingerprint
 from safe_retrieval.encoder.pooled import BIDIRECTIONAL, CAUSAL, PooledEncoder
 from safe_retrieval.errors import ConfigError
+from safe_retrieval.models.fetch import resolve
+from safe_retrieval.models.record import ModelKind
 from safe_retrieval.types import Encoder, FloatMatrix
 
 if TYPE_CHECKING:
@@ -33,6 +36,10 @@ class Teacher(Protocol):
     def dimension(self) -> int:
         """Length of a vector."""
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the teacher's own files, ``sha256:...``; ``None`` where it is not known."""
+
     def targets(self, responses: Sequence[str]) -> FloatMatrix:
         """(n, D) float32, unit norm."""
 
@@ -45,10 +52,12 @@ class EncoderTeacher:
 
     Args:
         encoder: the encoder that an index for the adapter is built with.
+        fingerprint: hash of its files, where it is known.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, fingerprint: str | None = None) -> None:
         self._encoder = encoder
+        self._fingerprint = fingerprint
 
     @property
     def name(self) -> str:
@@ -64,6 +73,11 @@ class EncoderTeacher:
     def dimension(self) -> int:
         """Length of a vector."""
         return self._encoder.dimension
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the encoder's own files, where it is known."""
+        return self._fingerprint
 
     def targets(self, responses: Sequence[str]) -> FloatMatrix:
         """(n, D) float32, unit norm."""
@@ -84,8 +98,24 @@ def load_teacher(name: str, model: LanguageModel, *, offline: bool = False) -> T
         ModelError: the model cannot be had.
     """
     if name in {"self", f"{CAUSAL}:{model.name}"}:
-        return EncoderTeacher(PooledEncoder(model))
+        return EncoderTeacher(PooledEncoder(model), fingerprint=model.fingerprint)
     kind, separator, _ = name.partition(":")
     if separator and kind not in {CAUSAL, BIDIRECTIONAL} and not Path(name).exists():
         raise ConfigError(f"expected a model name, 'self', 'pooled:NAME' or 'llm2vec:FOLDER' as teacher, got {name!r}")
-    return EncoderTeacher(load_document_encoder(name, offline=offline))
+    encoder = load_document_encoder(name, offline=offline)
+    return EncoderTeacher(encoder, fingerprint=fingerprint_of(encoder, name))
+
+
+def fingerprint_of(encoder: Encoder, name: str) -> str | None:
+    """Hash of the files of an encoder that was loaded by ``name``, ``sha256:...``.
+
+    ``None`` where that name leads to other files by now, or to an encoder that has no such hash: what a record says of
+    its teacher is checked against the space, or left out.
+    """
+    if isinstance(encoder, PooledEncoder):
+        return encoder.model.fingerprint
+    if not isinstance(encoder, InputEncoder):
+        return None
+    found = resolve(name, offline=True, kind=ModelKind.SENTENCE_ENCODER).fingerprint
+    prompts = {"query_prompt": encoder.query_prompt, "document_prompt": encoder.document_prompt}
+    return found if space_fingerprint(found, **prompts) == encoder.space else None

@@ -44,7 +44,7 @@ from safe_retrieval.training.checkpoint import Checkpoints, Position
 from safe_retrieval.training.config import PromptStyle, TrainingConfig
 from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.log import TrainingLog
-from safe_retrieval.training.phases import HEADS, JOINT, PHASES, Examples, Run, head_phase, joint_phase
+from safe_retrieval.training.phases import HEADS, JOINT, PHASES, REFUSAL, Examples, Run, head_phase, joint_phase
 from safe_retrieval.training.prefix_cache import PrefixCache
 from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.refusal import (
@@ -54,6 +54,7 @@ from safe_retrieval.training.refusal import (
     refusal_tokens,
     require_both_verdicts,
 )
+from safe_retrieval.training.reliability import rounded
 from safe_retrieval.training.responses import Response, answered_responses, generate_responses, sha256_of
 from safe_retrieval.training.teachers import Teacher, load_teacher
 
@@ -90,6 +91,7 @@ def train(config: TrainingConfig, *, offline: bool = False, answered_only: bool 
         run = _start(prepared)
         _optimise(run)
         refusal = _fit_refusal(prepared)
+        _log_refusal(run, refusal)
         record = _record(prepared, run, refusal, seconds=time.monotonic() - began)
         folder = config.out / "adapter"
         save_adapter(folder, run.adapter, refusal.head, record)
@@ -187,15 +189,24 @@ def _new_adapter(prepared: Prepared) -> ResponseAdapter:
 
 
 def _examples(prepared: Prepared, rows: Sequence[Response], title: str) -> Examples:
-    model = prepared.model
-    responses = model.tokenizer.encode_text(
-        [row.response for row in rows], max_tokens=prepared.config.responses.max_new_tokens
-    )
+    model, limit = prepared.model, prepared.config.responses.max_new_tokens
+    # One token past the limit tells a text that was encoded whole from one that was cut here.
+    encoded = model.tokenizer.encode_text([row.response for row in rows], max_tokens=limit + 1)
     end = model.end_ids[:1]  # the tokenizer's own
-    limit = prepared.config.responses.max_new_tokens
-    ended = [ids if len(ids) >= limit else [*ids, *end] for ids in responses]
+    responses = [
+        [*ids, *end] if _is_whole(row, len(ids), limit) else ids[:limit] for row, ids in zip(rows, encoded, strict=True)
+    ]
     targets = _targets(prepared, rows, title).to(model.device)
-    return Examples([row.query for row in rows], ended, targets)
+    return Examples([row.query for row in rows], responses, targets)
+
+
+def _is_whole(row: Response, tokens: int, limit: int) -> bool:
+    """Whether an answer ended by itself, so that its end token is to be written back as well.
+
+    Rows of older files do not say; there, a text shorter than the limit is taken to have ended. Of an answer that was
+    cut that may be wrong: its text is stripped, and may be encoded in fewer tokens than it was written in.
+    """
+    return tokens < limit if row.ended is None else row.ended and tokens <= limit
 
 
 def _targets(prepared: Prepared, rows: Sequence[Response], title: str) -> torch.Tensor:
@@ -231,20 +242,33 @@ def _fit_refusal(prepared: Prepared) -> FittedRefusal:
     return fit_refusal(features, np.array([row.refused for row in rows]), tokens)
 
 
+def _log_refusal(run: Run, refusal: FittedRefusal) -> None:
+    # Not under "held_out", which holds what is measured on the queries kept back: all rows are judged here, each by a
+    # fit that had not seen it.
+    figures = {"refusal_auroc": refusal.auroc, "calibration_error": refusal.calibration.error}
+    run.log.write(Position(REFUSAL, 1), method=refusal.method, **figures)
+
+
 def _record(prepared: Prepared, run: Run, refusal: FittedRefusal, *, seconds: float) -> AdapterRecord:
     model, policy, rows = prepared.model, prepared.policy, prepared.training
+    teacher, template = prepared.teacher, model.shared_prefix(policy.system_prompt).template
     return AdapterRecord(
         backbone=BackboneRecord(name=model.name, fingerprint=model.fingerprint),
         teacher=TeacherRecord(
-            name=prepared.teacher.name, space=prepared.teacher.space, dimension=prepared.teacher.dimension
+            name=teacher.name, space=teacher.space, dimension=teacher.dimension, fingerprint=teacher.fingerprint
         ),
-        policy=PolicyRecord(name=policy.name, system_prompt=policy.system_prompt),
-        template_sha256=model.shared_prefix(policy.system_prompt).template.sha256,
+        policy=PolicyRecord.of(policy),
+        template_sha256=template.sha256,
+        template=template.text,
         shape=run.adapter.shape,
         refusal=RefusalRecord(
             first_tokens=refusal.head.first_tokens, method=refusal.method, held_out_auroc=round(refusal.auroc, 4)
         ),
-        training={**_training_record(prepared, rows, run, seconds), "gate": _gate_record(prepared, refusal)},
+        training={
+            **_training_record(prepared, rows, run, seconds),
+            "gate": _gate_record(prepared, refusal),
+            "calibration": rounded(refusal.calibration),
+        },
     )
 
 

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from safe_retrieval.encoder import persistence
 from safe_retrieval.encoder.adapter import HeadShape, RefusalHead
-from safe_retrieval.encoder.persistence import AdapterRecord, load_adapter, save_adapter, write_record
+from safe_retrieval.encoder.persistence import (
+    AdapterRecord,
+    PolicyRecord,
+    load_adapter,
+    save_adapter,
+    write_record,
+)
 from safe_retrieval.errors import AdapterError, AdapterFormatError
 from tests.support.adapters import random_adapter, random_refusal, record_for, save_random_adapter, shape_of
 from tests.support.tiny_models import tiny_model
@@ -126,6 +133,62 @@ def test_a_record_that_describes_other_tensors_is_refused(copy: Path) -> None:
     write_record(copy, record.model_copy(update={"shape": shape_of(head_width=8)}))
     with pytest.raises(AdapterFormatError, match=r"adapter\.safetensors does not hold the tensors"):
         load_adapter(copy)
+
+
+def with_texts(record: AdapterRecord) -> AdapterRecord:
+    template = tiny_model().shared_prefix(record.policy.system_prompt).template.text
+    teacher = record.teacher.model_copy(update={"fingerprint": "sha256:teacher"})
+    return record.model_copy(
+        update={"policy": PolicyRecord.of(record.policy.policy), "template": template, "teacher": teacher}
+    )
+
+
+def test_policy_template_and_teacher_are_stored(copy: Path) -> None:
+    record = load_adapter(copy).record
+    written = write_record(copy, with_texts(record))
+    assert load_adapter(copy).record == written
+    content = json.loads((copy / "adapter.json").read_bytes())
+    assert content["policy"]["sha256"] == record.policy.policy.sha256
+    assert record.policy.system_prompt in content["template"]
+    assert content["teacher"]["fingerprint"] == "sha256:teacher"
+
+
+def test_an_older_record_is_written_as_it_was(copy: Path) -> None:
+    before = (copy / "adapter.json").read_bytes()
+    content = json.loads(before)
+    assert "sha256" not in content["policy"]
+    assert "template" not in content
+    assert "fingerprint" not in content["teacher"]
+    write_record(copy, load_adapter(copy).record)
+    assert (copy / "adapter.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"template_sha256": "sha256:other"}, "expected template_sha256 to be the template's hash, sha256:"),
+        ({"template": "another template"}, "expected template_sha256 to be the template's hash, sha256:"),
+        (
+            {"policy": {"name": "careful", "system_prompt": "Refuse nothing.", "sha256": "sha256:other"}},
+            "policy: .*expected the hash of the system prompt, sha256:",
+        ),
+    ],
+)
+def test_texts_that_are_not_those_of_their_hashes_are_refused(copy: Path, change: dict[str, Any], message: str) -> None:
+    write_record(copy, with_texts(load_adapter(copy).record))
+    path = copy / "adapter.json"
+    before = path.read_bytes()
+    content = json.loads(before) | change
+    content["record_sha256"] = persistence._hash_of(content)  # a forger's own hash is right
+    path.write_bytes(persistence._rendered(content))
+    with pytest.raises(AdapterFormatError, match=message):
+        load_adapter(copy)
+    path.write_bytes(before)
+    record = load_adapter(copy).record
+    policy = record.policy.model_copy(update=change["policy"]) if "policy" in change else record.policy
+    with pytest.raises(AdapterError, match=message):
+        write_record(copy, record.model_copy(update={**change, "policy": policy}))
+    assert path.read_bytes() == before
 
 
 def test_a_record_may_be_changed_on_purpose(copy: Path) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from safe_retrieval.encoder.persistence import load_adapter
+from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
 from safe_retrieval.errors import AdapterFormatError
 from safe_retrieval.training.card import card, write_card
 from safe_retrieval.training.checkpoint import Position
 from safe_retrieval.training.log import TrainingLog
+from safe_retrieval.training.phases import PHASES
 from tests.support.adapters import record_for, save_random_adapter
 from tests.support.tiny_models import tiny_model
 
@@ -74,13 +77,41 @@ def test_an_untrained_adapter_has_a_card_too(tmp_path: Path) -> None:
 
 def test_the_course_of_a_run_is_thinned_out(tmp_path: Path) -> None:
     save_random_adapter(tmp_path, tiny_model())
-    log = TrainingLog(tmp_path / "log.jsonl", None, ("joint", "heads"))
+    log = TrainingLog(tmp_path / "log.jsonl", None, PHASES)
     for step in range(40):
         log.write(Position("heads", step), epoch=step + 1, held_out={"cosine": step / 100, "own_response": 0.5})
-    rows = [line for line in write_card(tmp_path).read_text().splitlines() if line.startswith("| heads |")]
+    before = write_card(tmp_path).read_text()
+    log.write(Position("refusal", 1), method="m", refusal_auroc=0.9, calibration_error=0.01)
+    assert write_card(tmp_path).read_text() == before  # logs with its line and older ones without make the same table
+    rows = [line for line in before.splitlines() if line.startswith("| heads |")]
     assert 3 <= len(rows) <= 9
     assert rows[0] == "| heads | 1 | 0.000 | 50.0 % | not measured |"
     assert rows[-1].startswith("| heads | 40 | 0.390 |")
+
+
+def test_calibration_stands_where_it_was_measured() -> None:
+    record = record_for(tiny_model())
+    found = {"error": 0.0123, "near_half": 1200, "foretold_near_half": 0.497, "refused_near_half": 0.512}
+    assert "calibration error" not in card(record, 1)
+    text = card(record.model_copy(update={"training": {"calibration": found}}), 1)
+    assert "| its expected calibration error, 10 bins of equal count, cross-validated | 0.012 |" in text
+    assert "| queries given 0.4 to 0.6: mean probability, share refused | 49.7 %, 51.2 % of 1,200 |" in text
+    none = {**found, "near_half": 0, "foretold_near_half": None, "refused_near_half": None}
+    assert "| there are none |" in card(record.model_copy(update={"training": {"calibration": none}}), 1)
+
+
+@pytest.mark.parametrize("name", shipped_adapters())
+def test_a_shipped_card_is_what_its_record_makes(name: str) -> None:
+    folder = shipped_adapter(*name.split("--"))
+    loaded = load_adapter(folder)
+    parameters = sum(parameter.numel() for parameter in loaded.adapter.parameters())
+    before, _, rest = (folder / "README.md").read_text(encoding="utf-8").partition("Held-out figures while")
+    course, _, after = rest.partition("## Limits")
+    assert card(loaded.record, parameters) == f"{before}## Limits{after}"
+    # The run's log is not shipped, but the last lines of its table are in the record.
+    held_out = loaded.record.training["held_out"]
+    assert f"| {held_out['cosine']:.3f} |" in course
+    assert f"| {held_out['reconstruction']:.3f} |" in course
 
 
 def test_a_damaged_adapter_gets_no_card(tmp_path: Path) -> None:

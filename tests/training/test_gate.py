@@ -77,7 +77,10 @@ def test_what_the_record_and_the_card_say(finished: GateConfig, judge: Path) -> 
     assert taught["adapter"] == load_adapter(judge).fingerprint
     assert taught["kept_apart"] is False
     assert record.training["gate"].keys() == {"0.5", "0.75", "0.9"}
+    assert 0 <= record.training["calibration"]["error"] < 0.5
     assert record.training["note"] == "bereits gr\u00fcn \u2028"  # what was known of the rest stays
+    before = load_adapter(finished.adapter).record
+    assert (record.policy, record.template, record.teacher) == (before.policy, before.template, before.teacher)
     card = (folder / "README.md").read_text()
     assert "## Refusal head" in card
     assert f"The verdict is that of {taught['name']}" in card

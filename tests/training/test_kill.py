@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from safe_retrieval.encoder.persistence import load_adapter
 from safe_retrieval.training.config import TrainingConfig, load_config
@@ -21,9 +22,9 @@ from tests.support.tiny_training import QUERIES, write_config
 pytestmark = pytest.mark.usefixtures("verdicts")
 
 
-def killed_when(config: Path, ready: Callable[[], bool], kind: signal.Signals) -> None:
+def killed_when(config: Path, ready: Callable[[], bool], kind: signal.Signals, *, delay: float = 0.15) -> None:
     """Start the run in a process of its own, wait for ``ready``, and kill it."""
-    command = [sys.executable, "-m", "tests.support.tiny_training", str(config), "0.15"]
+    command = [sys.executable, "-m", "tests.support.tiny_training", str(config), str(delay)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         deadline = time.monotonic() + 240
         while not ready():
@@ -57,6 +58,41 @@ def test_killed_while_it_answers_and_while_it_trains(tmp_path: Path, backbone: P
     assert figures(config) == pytest.approx(figures(whole), abs=1e-4)
     one, other = (load_adapter(run.out / "adapter").record.training["held_out"] for run in (whole, config))
     assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize("head", ["mlp", "ridge"])
+def test_killed_outright_in_each_phase(tmp_path: Path, backbone: Path, head: str) -> None:
+    whole = load_config(write_config(tmp_path / "whole", backbone, adapter={"head": head}))
+    path = write_config(tmp_path / "cut", backbone, adapter={"head": head})
+    config = load_config(path)
+    log = config.out / "log.jsonl"
+
+    def rows_of(phase: str) -> int:
+        return sum(row["phase"] == phase for row in read_log(log)) if log.exists() else 0
+
+    killed_when(path, lambda: rows_of("joint") > 3, signal.SIGKILL, delay=0.3)
+    assert 3 < rows_of("joint") < 12  # 10 steps and 2 evaluations
+    assert rows_of("heads") == 0
+    if head == "mlp":  # a head in closed form has no steps to be killed between
+        killed_when(path, lambda: rows_of("heads") > 3, signal.SIGKILL, delay=0.3)
+        assert 3 < rows_of("heads") < 12
+        assert rows_of("refusal") == 0
+    assert not (config.out / "adapter").exists()
+
+    for run in (whole, config):
+        train(run, offline=True)
+    one, other = (read_log(run.out / "log.jsonl") for run in (whole, config))
+    assert [(row["phase"], row["step"], sorted(row)) for row in one] == [
+        (row["phase"], row["step"], sorted(row)) for row in other
+    ]
+    for name in ("alignment", "refusal_auroc"):
+        before, after = ([row[name] for row in rows if name in row] for rows in (one, other))
+        assert after == pytest.approx(before, abs=1e-4)
+    first, second = (load_adapter(run.out / "adapter") for run in (whole, config))
+    assert first.record.training["held_out"] == pytest.approx(second.record.training["held_out"], abs=1e-4)
+    for name, tensor in first.adapter.state_dict().items():
+        torch.testing.assert_close(second.adapter.state_dict()[name], tensor, atol=1e-3, rtol=1e-3)  # float16 on disk
+    assert not [file.name for file in config.out.iterdir() if file.name.startswith("tmp")]
 
 
 def figures(config: TrainingConfig) -> dict[str, float]:

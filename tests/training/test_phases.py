@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import errno
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
+from safe_retrieval.errors import TrainingError
+from safe_retrieval.training import phases
+from safe_retrieval.training.checkpoint import Checkpoints
 from safe_retrieval.training.config import LossSettings
 from safe_retrieval.training.evaluation import evaluate
 from safe_retrieval.training.phases import Examples, Run, _Patience, _rate, _reconstructed
@@ -64,6 +71,41 @@ def test_nothing_is_reconstructed_where_it_would_not_count(loss: dict[str, float
 
 def test_all_of_it_is_reconstructed_at_a_share_of_one() -> None:
     assert len(_reconstructed(run_with(reconstruction_share=1.0), list(range(40)), epoch=0)) == 40
+
+
+class Disk:
+    """Stands in for an unnamed file, and fills up."""
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, _: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def mapped_run(monkeypatch: pytest.MonkeyPatch, folder: Path, parts: list[torch.Tensor]) -> Run:
+    nothing: Any = None
+    monkeypatch.setattr(phases, "_projections", lambda *_: iter(parts))
+    adapter: Any = SimpleNamespace(shape=SimpleNamespace(states=3, hidden_size=4))
+    return run_with()._replace(adapter=adapter, checkpoints=Checkpoints(folder, ""), model=nothing)
+
+
+def test_states_lie_in_a_file_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [torch.randn(size, 3, 4) for size in (16, 16, 8)]
+    states = phases._mapped_states(mapped_run(monkeypatch, tmp_path, parts))
+    assert torch.equal(states, torch.cat(parts))
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(states.flatten(1)[[3, 39]], torch.cat(parts).flatten(1)[[3, 39]])
+
+
+def test_no_room_for_the_states_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = mapped_run(monkeypatch, tmp_path, [torch.zeros(40, 3, 4)])
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Disk())
+    with pytest.raises(TrainingError, match=r"states of 40 queries, 0\.0 GB.*No space left.*free some disk"):
+        phases._mapped_states(run)
 
 
 def test_evaluation_by_hand() -> None:

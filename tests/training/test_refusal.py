@@ -83,6 +83,7 @@ def test_another_models_probabilities_are_foreseen() -> None:
     refused = probabilities >= 0.5
     assert fitted.auroc == pytest.approx(auroc(foreseen[refused], foreseen[~refused]), abs=0.02)
     assert fitted.auroc > 0.9
+    assert fitted.calibration.error < 0.05
     for low in np.arange(0, 1, 0.2):
         inside = (foreseen >= low) & (foreseen < low + 0.2)
         assert foreseen[inside].mean() == pytest.approx(probabilities[inside].mean(), abs=0.05)
@@ -140,3 +141,8 @@ def test_probabilities_of_unseen_rows_are_calibrated() -> None:
     fitted = fit_refusal(features, refused, (5, 9))
     assert fitted.probabilities.shape == (3000,)
     assert fitted.probabilities.mean() == pytest.approx(refused.mean(), abs=0.01)
+    calibration = fitted.calibration
+    assert calibration.error < 0.03
+    assert calibration.near_half > 50
+    assert calibration.foretold_near_half == pytest.approx(0.5, abs=0.05)
+    assert calibration.refused_near_half == pytest.approx(calibration.foretold_near_half, abs=0.15)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from safe_retrieval.backbone import generate as generation
 from safe_retrieval.backbone.generate import respond
 from safe_retrieval.encoder.policy import ResponsePolicy
 from safe_retrieval.errors import TrainingError
@@ -183,6 +184,36 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
     ):
         generate(out)
     assert generate(out, ASKED[:2])
+
+
+def test_a_row_says_whether_its_answer_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = tiny_model().tokenizer.encode_text(["the moon pulls on the water of the sea"], max_tokens=5)[0]
+    written = [ids, ids[:4], [], ids]
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: written)
+    out = tmp_path / "responses.jsonl"
+    rows = generate(out, ASKED[:4])
+    assert sorted(row.ended for row in rows if row.ended is not None) == [False, False, True, True]
+    assert {row.ended: len(row.response) > 0 for row in rows if not row.ended} == {False: True}
+    assert sorted(read_responses(out)[1]) == sorted(rows)
+    assert sha256_of(rows) != sha256_of([row._replace(ended=None) for row in rows])
+
+
+def _without_end(line: str) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(line).items() if name != "ended"}
+
+
+def test_a_file_that_does_not_say_what_ended_is_continued(tmp_path: Path, expected: list[Response]) -> None:
+    out = tmp_path / "responses.jsonl"
+    generate(out, ASKED[:4])
+    header, *lines = out.read_text().splitlines(keepends=True)
+    older = [json.dumps(_without_end(line), ensure_ascii=False) + "\n" for line in lines]
+    out.write_text("".join((header, *older)))
+    rows = generate(out)
+    assert [row._replace(ended=None) for row in rows[:4]] == rows[:4]
+    assert rows[4:] == expected[4:]
+    assert [row[:4] for row in rows] == [row[:4] for row in expected]
+    assert out.read_text().startswith("".join((header, *older)))
+    assert sha256_of(rows) != sha256_of(expected)
 
 
 def test_the_hash_is_of_the_rows_and_not_of_their_order() -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from safe_retrieval.training import ridge
 from safe_retrieval.training.ridge import fit_ridge
@@ -44,6 +47,39 @@ def test_leaving_one_out_equals_refitting(rows: int, features: int, monkeypatch:
         predicted.append(torch.tensor(model.predict(states[row : row + 1].double().numpy())[0]))
     expected = functional.cosine_similarity(torch.stack(predicted), targets.double()).mean()
     assert fit_ridge(states, targets).cosine == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "features"), [(40, 12), (12, 40)])
+@pytest.mark.parametrize("block", [1, 7, 40])
+def test_the_size_of_the_blocks_does_not_show(
+    rows: int, features: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states, targets = data(rows, features)
+    whole = fit_ridge(states, targets)
+    monkeypatch.setattr(ridge, "_BLOCK", block)
+    fit = fit_ridge(states, targets)
+    assert fit.penalty == whole.penalty
+    assert fit.cosine == pytest.approx(whole.cosine, abs=1e-5)
+    torch.testing.assert_close(fit.weight, whole.weight, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(fit.bias, whole.bias, atol=1e-4, rtol=1e-3)
+
+
+def test_more_rows_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 0
+
+    class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            owns = isinstance(out, torch.Tensor) and not out._is_view()
+            largest = max(largest, out.numel() if owns else 0)
+            return out
+
+    monkeypatch.setattr(ridge, "_BLOCK", 16)
+    states, targets = data(2000, 8)
+    with Watching():  # type: ignore[no-untyped-call]
+        fit_ridge(states, targets)
+    assert largest <= targets.numel() < states.numel()
 
 
 def test_the_penalty_grows_with_the_noise() -> None:

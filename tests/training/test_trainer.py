@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -21,7 +23,8 @@ from safe_retrieval.training.log import read_log
 from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.refusal import fit_refusal
 from safe_retrieval.training.teachers import load_teacher
-from safe_retrieval.training.trainer import train
+from safe_retrieval.training.trainer import Prepared, train
+from tests.support.tiny_models import tiny_model
 from tests.support.tiny_training import QUERIES, refuses, write_config
 
 pytestmark = pytest.mark.usefixtures("verdicts")
@@ -59,13 +62,23 @@ def assert_same_curve(one: TrainingConfig, other: TrainingConfig, tolerance: flo
 
 def test_the_log_has_every_step_and_every_epoch(finished: TrainingConfig) -> None:
     rows = log_of(finished)
-    steps = [(row["phase"], row["step"]) for row in rows if "held_out" not in row]
+    steps = [(row["phase"], row["step"]) for row in rows if "alignment" in row]
     assert steps == [(phase, step + 1) for phase in ("joint", "heads") for step in range(2 * STEPS)]
     evaluations = [(row["phase"], row["step"], row["epoch"]) for row in rows if "held_out" in row]
     assert evaluations == [("joint", 5, 1), ("joint", 10, 2), ("heads", 5, 1), ("heads", 10, 2)]
-    assert all({"alignment", "contrast"} <= row.keys() for row in rows if "held_out" not in row)
+    assert all("contrast" in row for row in rows if "alignment" in row)
     assert any("reconstruction" in row for row in rows if row["phase"] == "joint")
     assert not any("reconstruction" in row for row in rows if row["phase"] == "heads")
+
+
+def test_the_log_ends_with_the_refusal_head(finished: TrainingConfig) -> None:
+    *others, last = log_of(finished)
+    assert (last["phase"], last["step"]) == ("refusal", 1)
+    assert not any(row["phase"] == "refusal" for row in others)
+    record = load_adapter(finished.out / "adapter").record
+    assert last["method"] == record.refusal.method
+    assert round(last["refusal_auroc"], 4) == record.refusal.held_out_auroc
+    assert round(last["calibration_error"], 4) == record.training["calibration"]["error"]
 
 
 def test_it_learns(finished: TrainingConfig) -> None:
@@ -87,6 +100,11 @@ def test_what_the_adapter_says_of_its_training(finished: TrainingConfig) -> None
     assert training["held_out"]["reconstruction"] == evaluations[1]["reconstruction"]
     assert record.refusal.held_out_auroc is not None
     assert record.policy.system_prompt == finished.policy
+    assert record.policy.sha256 == record.policy.policy.sha256
+    assert record.template is not None
+    assert finished.policy in record.template
+    assert record.teacher.fingerprint == record.backbone.fingerprint  # its own teacher
+    assert training["calibration"].keys() == {"error", "near_half", "foretold_near_half", "refused_near_half"}
 
 
 def test_the_adapter_encodes(finished: TrainingConfig) -> None:
@@ -104,7 +122,10 @@ def test_the_adapter_encodes(finished: TrainingConfig) -> None:
 def test_a_card_is_written(finished: TrainingConfig) -> None:
     card = (finished.out / "adapter" / "README.md").read_text()
     assert "| questions | 40 |" in card
-    assert f"{log_of(finished)[-1]['held_out']['cosine']:.3f}" in card
+    evaluations = [row["held_out"] for row in log_of(finished) if "held_out" in row]
+    assert f"{evaluations[-1]['cosine']:.3f}" in card
+    assert "| refusal |" not in card  # its figure stands among the others
+    assert "expected calibration error" in card
 
 
 @pytest.mark.parametrize(("phase", "after"), [("joint", 1), ("joint", 7), ("joint", 10), ("heads", 3), ("heads", 9)])
@@ -203,7 +224,7 @@ def test_early_stop_is_remembered(configure: Callable[..., TrainingConfig], monk
     assert [row["epoch"] for row in rows if "held_out" in row and row["phase"] == "joint"] == epochs
     monkeypatch.setattr(trainer, "_fit_refusal", fit)
     train(config, offline=True)
-    assert log_of(config) == rows
+    assert log_of(config)[:-1] == rows
     assert {row["epoch"] for row in rows if row["phase"] == "heads" and "held_out" in row} < {*range(1, 6)}
 
 
@@ -332,6 +353,42 @@ def test_training_on_what_is_answered_already(configure: Callable[..., TrainingC
     train(more, offline=True, answered_only=True)
     assert load_adapter(more.out / "adapter").record.training["queries"] == 20
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("text", "ended", "whole"),
+    [
+        ("the moon", False, False),  # cut, though its text is shorter than the limit: it was stripped
+        ("the moon", True, True),
+        ("the moon", None, True),  # a row of an older file: by its length
+        ("the moon pulls on the water of the sea", None, False),
+        ("the moon pulls on the water of the sea", True, False),  # encoded in more tokens than it was written in
+    ],
+)
+def test_the_end_is_learned_where_the_answer_ended(tmp_path: Path, text: str, ended: bool | None, whole: bool) -> None:
+    model = tiny_model()
+    limit = len(model.tokenizer.encode_text(["the moon"], max_tokens=99)[0]) + 1
+    settings: Any = SimpleNamespace(out=tmp_path, responses=SimpleNamespace(max_new_tokens=limit))
+    nothing: Any = None
+    prepared = Prepared(settings, model, nothing, load_teacher("self", model), nothing, [], [])
+    row = responses.Response("q", "s", text, refused=False, ended=ended)
+    (found,) = trainer._examples(prepared, [row], "training").responses
+    ids = model.tokenizer.encode_text([text], max_tokens=limit)[0]
+    assert found == ([*ids, model.end_ids[0]] if whole else ids)
+
+
+def test_a_responses_file_that_does_not_say_what_ended(
+    configure: Callable[..., TrainingConfig], finished: TrainingConfig
+) -> None:
+    config = configure(optimiser={"epochs": 1, "head_epochs": 0})
+    rows = responses.read_responses(finished.out / "responses.jsonl")[1]
+    assert {row.ended for row in rows} <= {True, False}
+    lines = [json.loads(line) for line in (finished.out / "responses.jsonl").read_text().split("\n") if line]
+    older = "".join(json.dumps({key: line[key] for key in line if key != "ended"}) + "\n" for line in lines)
+    config.out.mkdir()
+    (config.out / "responses.jsonl").write_text(older)
+    assert train(config, offline=True).is_dir()
+    assert {row.ended for row in responses.read_responses(config.out / "responses.jsonl")[1]} == {None}
 
 
 def test_damaged_targets_are_made_again(configure: Callable[..., TrainingConfig], finished: TrainingConfig) -> None:
