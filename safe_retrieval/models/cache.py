@@ -3,7 +3,7 @@
     HOME/models/<slot>/             a finished model, with ``safe-retrieval.json``, its manifest
     HOME/partial/<slot>/            what has come so far; survives a cut, and the next call goes on from it
     HOME/locks/<slot>.lock          held by the process that fills the slot
-    HOME/fingerprints/<key>.json    hashes of folders outside the cache, kept until a file's size or time changes
+    HOME/fingerprints/<key>.json    hashes of weights and of folders outside the cache, kept until a file changes
 
 A folder appears under ``models/`` by one rename, complete, or not at all.
 """
@@ -11,6 +11,7 @@ A folder appears under ``models/`` by one rename, complete, or not at all.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -23,22 +24,33 @@ from typing import Any, NamedTuple
 import platformdirs
 from filelock import FileLock, Timeout
 
-from safe_retrieval.errors import ChecksumError, DiskFullError, ModelError
-from safe_retrieval.models.digest import FileDigest, digest_of, sha256_of
+from safe_retrieval.errors import ChecksumError, DiskFullError, DownloadError, ModelError
+from safe_retrieval.models.digest import FileDigest, digest_of, sha256_of, size_under
+from safe_retrieval.models.memory import remember, remembered
 from safe_retrieval.models.progress import Reporter
 from safe_retrieval.models.record import ModelKind
 
 MANIFEST_NAME = "safe-retrieval.json"
 MANIFEST_VERSION = 1
+"""File name and format version of what lies in each installed folder and names its files."""
 
 _SMALL = 16 << 20
-"""Files up to this size are hashed on every start: configuration and tokenizers, in a few hundredths of a second."""
+"""Files up to this size are hashed on every start: configuration and tokenizers, in a few hundredths of a second.
+
+Larger ones are hashed once for each size, time and inode they have had.
+"""
 
 
 def cache_home() -> Path:
     """The folder everything downloaded lies under: ``SAFE_RETRIEVAL_HOME``, else the platform's user cache folder."""
     chosen = os.environ.get("SAFE_RETRIEVAL_HOME")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("safe-retrieval", appauthor=False))
+
+
+def memory_of(path: Path) -> Path:
+    """Where the hashes of a folder or file are remembered: outside it, because it may be read-only."""
+    key = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return cache_home() / "fingerprints" / f"{key}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,9 @@ class Manifest:
             raise ModelError(f"{path} cannot be read ({type(error).__name__}: {error}); {_mend(folder)}") from error
 
 
+_OTHER_BYTES = "has other bytes than were installed: its SHA-256 differs"
+
+
 class Fault(NamedTuple):
     """One file that is not as installed: POSIX path inside the folder, and what is wrong with it."""
 
@@ -105,16 +120,23 @@ class Fault(NamedTuple):
 def faults(folder: Path, manifest: Manifest, *, thorough: bool) -> Iterator[Fault]:
     """Files of ``folder`` that differ from the manifest.
 
-    Presence and size of every file are looked at, and the bytes of small ones; ``thorough`` hashes the weights too.
+    Presence and size of every file are looked at, and the bytes of small ones. Large ones are hashed if they changed
+    since the last time, by size, time or inode, and with ``thorough`` in any case.
     """
+    large = []
     for relative, expected in manifest.files.items():
         path = folder / relative
         if not path.is_file():
             yield Fault(relative, "is missing")
         elif (size := path.stat().st_size) != expected.size:
             yield Fault(relative, f"has {size:,} bytes, expected {expected.size:,}")
-        elif (thorough or size <= _SMALL) and sha256_of(path) != expected.sha256:
-            yield Fault(relative, "has other bytes than were installed: its SHA-256 differs")
+        elif size > _SMALL:
+            large.append(relative)
+        elif sha256_of(path) != expected.sha256:
+            yield Fault(relative, _OTHER_BYTES)
+    if large:
+        found = remembered(folder, large, memory_of(folder), afresh=thorough)
+        yield from (Fault(name, _OTHER_BYTES) for name in large if found[name] != manifest.files[name])
 
 
 def checked_manifest(folder: Path, *, thorough: bool = False) -> Manifest:
@@ -159,6 +181,8 @@ class Slot:
     def filling(self, report: Reporter) -> Iterator[Path]:
         """Hold the slot's lock; yields :attr:`area`, made if it was not there. A second process waits, and says so.
 
+        An area without a byte in it is removed in the end, whatever the outcome.
+
         Raises:
             DiskFullError: the disk filled up meanwhile; the area has been removed.
             ModelError: the cache cannot be written.
@@ -181,14 +205,21 @@ class Slot:
             with disk_full_clears(self.area):
                 yield self.area
         finally:
+            if not size_under(self.area):
+                shutil.rmtree(self.area, ignore_errors=True)
             lock.release()
 
-    def publish(self, finished: Path) -> None:
-        """Move a finished folder to :attr:`folder` by one rename and remove the area."""
+    def publish(self, finished: Path, files: Mapping[str, FileDigest]) -> None:
+        """Move a finished folder, whose ``files`` have just been hashed, to :attr:`folder` by one rename.
+
+        The area is removed, and the hashes of large files remembered, so that the first start computes none.
+        """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         if self.folder.exists():  # one that is being replaced: out of the way by a rename, so the gap is short
             self.folder.replace(self.area / "replaced")
         finished.replace(self.folder)
+        if large := {name: digest for name, digest in files.items() if digest.size > _SMALL}:
+            remember(self.folder, large, memory_of(self.folder))
         shutil.rmtree(self.area, ignore_errors=True)
 
 
@@ -208,6 +239,40 @@ def disk_full_clears(area: Path) -> Iterator[None]:
             f"the disk under {cache_home()} is full; what had come so far has been removed. "
             "Free some room, or set SAFE_RETRIEVAL_HOME to a folder on a larger disk"
         ) from error
+
+
+@contextmanager
+def fault_clears(*paths: Path) -> Iterator[None]:
+    """Remove ``paths`` after an error that doing the same again cannot mend; a cut leaves them, to be gone on with."""
+    try:
+        yield
+    except DownloadError:
+        raise
+    except ModelError:
+        for path in paths:
+            _remove(path)
+        raise
+
+
+def tidy(area: Path, expected: Mapping[str, int]) -> int:
+    """Remove from ``area`` what the work at hand cannot use, and return how many bytes of use are left.
+
+    Args:
+        area: of :class:`Slot`.
+        expected: largest size by POSIX path inside the area. A file of another name, left by a killed process or
+            another commit, goes, and so does one that is larger.
+    """
+    for path in [path for path in area.rglob("*") if not path.is_dir() or path.is_symlink()]:
+        if path.lstat().st_size > expected.get(path.relative_to(area).as_posix(), -1):
+            path.unlink()
+    return size_under(area)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def need_room(area: Path, needed: int, what: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -50,25 +51,23 @@ def dequantise(gguf: Path, target: Path, report: Reporter) -> None:
         ModelError: the file is not sound, of another architecture, or lacks weights its architecture needs.
         OSError: the disk is full (``ENOSPC``).
     """
-    from gguf import GGUFReader
     from transformers import AutoConfig, AutoTokenizer
 
     report.say(f"{gguf.name}: unpacking to bfloat16, once; later starts skip this")
-    try:
-        reader = GGUFReader(gguf)
+    with _damage_named(gguf.name):
+        reader = _reader(gguf)
         architecture = str(reader.fields["general.architecture"].contents())
-    except (ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{gguf.name} is not a sound GGUF file ({type(error).__name__}: {error})") from error
-    if architecture not in _ARCHITECTURES:
-        raise ModelError(
-            f"{gguf.name} is of the architecture {architecture}, expected {' or '.join(_ARCHITECTURES)}; "
-            "use the model's safetensors, by its hub id or from a folder"
-        )
-    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        if architecture not in _ARCHITECTURES:
+            raise ModelError(
+                f"{gguf.name} is of the architecture {architecture}, expected {' or '.join(_ARCHITECTURES)}; "
+                "use the model's safetensors, by its hub id or from a folder"
+            )
+        _require_layers(reader, architecture)
+        config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        tensors, class_name = _plan(gguf.name, reader, architecture, config)
     config.save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     tokenizer.save_pretrained(target)
-    tensors, class_name = _plan(gguf.name, reader, architecture, config)
     _rewrite(target / "config.json", architectures=[class_name], dtype="bfloat16")
     _rewrite(target / "tokenizer_config.json")
     size = sum(_bytes(tensor) for tensor in tensors)
@@ -80,12 +79,52 @@ def dequantise(gguf: Path, target: Path, report: Reporter) -> None:
         raise ModelError(f"{gguf.name} is quantised in a way that cannot be unpacked here ({error})") from error
 
 
+@contextmanager
+def _damage_named(file: str) -> Iterator[None]:
+    """Name the file, whatever its readers stumble over: they check nothing, so damage has no errors of its own."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{file} is not a sound GGUF file ({type(error).__name__}: {error}); download it again and compare its "
+            "SHA-256 with the one its publisher names"
+        ) from error
+
+
+def _reader(path: Path) -> Any:
+    """A reader that stops where the file ends; left alone, it goes on through a damaged length for ever."""
+    from gguf import GGUFReader
+
+    class Bounded(GGUFReader):  # type: ignore[misc]
+        def _get(self, offset: int, dtype: Any, count: int = 1, *others: Any, **named: Any) -> Any:
+            found = super()._get(offset, dtype, count, *others, **named)
+            if len(found) < int(count):
+                raise EOFError(
+                    f"{int(count):,} values should stand at byte {int(offset):,}, expected no more than "
+                    f"the {len(found):,} that the file has"
+                )
+            return found
+
+    return Bounded(path)
+
+
+def _require_layers(reader: Any, architecture: str) -> None:
+    """The number of layers, before it is believed: with a damaged one, configurations of millions would be built."""
+    named = int(reader.fields[f"{architecture}.block_count"].contents())
+    held = len({tensor.name.split(".")[1] for tensor in reader.tensors if tensor.name.startswith("blk.")})
+    if named != held:
+        raise ValueError(f"its header names {named:,} layers, and it holds {held:,}")
+
+
 def _plan(file: str, reader: Any, architecture: str, config: Any) -> tuple[list[_Tensor], str]:
     """Every weight the architecture has, with the tensor it comes from; and the name of the model's class."""
     import torch
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
     from transformers import AutoModelForCausalLM
 
+    stored = {tensor.name: tensor for tensor in reader.tensors}
     with torch.device("meta"):  # names and shapes without any memory
         model = AutoModelForCausalLM.from_config(config)
     weights = model.state_dict()
@@ -93,7 +132,6 @@ def _plan(file: str, reader: Any, architecture: str, config: Any) -> tuple[list[
         del weights["lm_head.weight"]
     (number,) = (key for key, name in MODEL_ARCH_NAMES.items() if name == architecture)
     names = get_tensor_name_map(number, config.num_hidden_layers)
-    stored = {tensor.name: tensor for tensor in reader.tensors}
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     tensors = []
     for name, weight in weights.items():

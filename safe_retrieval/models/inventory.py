@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from safe_retrieval.errors import ModelError, ModelNotFoundError
 from safe_retrieval.models import catalog
-from safe_retrieval.models.cache import MANIFEST_NAME, Fault, Manifest, Slot, cache_home, faults
+from safe_retrieval.models.cache import MANIFEST_NAME, Fault, Manifest, Slot, cache_home, faults, memory_of
 from safe_retrieval.models.digest import FileDigest, size_under
 from safe_retrieval.models.fetch import slot_of
 from safe_retrieval.models.record import ModelRecord
@@ -152,6 +152,7 @@ def _prune_slot(slot: Slot, *, model: bool) -> Iterator[Pruned]:
             if slot.area.is_dir():
                 yield Pruned(slot.key, PrunedKind.PARTIAL, _remove(slot.area))
             if model and slot.folder.is_dir():
+                memory_of(slot.folder).unlink(missing_ok=True)
                 yield Pruned(slot.key, PrunedKind.MODEL, _remove(slot.folder))
     except Timeout:
         yield Pruned(slot.key, PrunedKind.IN_USE, 0)

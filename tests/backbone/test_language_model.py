@@ -129,7 +129,7 @@ def test_a_query_keeps_its_first_tokens_and_what_follows_it() -> None:
     assert row[:20] == model.tokenizer.encode_text(["harbour " * 1000], max_tokens=20)[0]
 
 
-@pytest.mark.parametrize("family", [Family.QWEN2, Family.LLAMA, Family.GPT2])
+@pytest.mark.parametrize("family", [Family.QWEN2, Family.QWEN3, Family.LLAMA, Family.GPT2])
 def test_logits_and_scales_are_those_of_transformers(family: Family) -> None:
     model = tiny_model(family)
     ids = torch.tensor([[5, 6, 7, 8]])

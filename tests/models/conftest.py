@@ -9,7 +9,10 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +26,8 @@ import pytest
 
 from safe_retrieval.models import catalog
 from safe_retrieval.models.record import DataWheels, ModelKind, ModelRecord, PinnedFile, WheelPart
+
+SCRIPT = Path(__file__).with_name("pull_stand_in.py")
 
 CLOSED_PORT = "http://127.0.0.1:9"
 """The discard port: nothing listens there, so a connection is refused at once."""
@@ -55,8 +60,10 @@ class Server:
     requests: Counter[str] = field(default_factory=Counter)
     ranges: list[str] = field(default_factory=list)
     stalls: dict[str, threading.Event] = field(default_factory=dict)
+    holds: dict[str, int] = field(default_factory=dict)
     cuts: dict[str, int] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
+    whole: bool = False
     url: str = ""
 
     def answer(self, handler: BaseHTTPRequestHandler, *, body: bool) -> None:
@@ -66,7 +73,7 @@ class Server:
         content, start = page or b"", 0
         if body:
             self.requests[path] += 1
-            if (wanted := handler.headers.get("Range")) and status == 200:
+            if (wanted := handler.headers.get("Range")) and status == 200 and not self.whole:
                 self.ranges.append(wanted)
                 start, status = int(wanted.removeprefix("bytes=").partition("-")[0]), 206
         handler.send_response(status)
@@ -79,11 +86,12 @@ class Server:
             self._send(handler, path, content[start:])
 
     def _send(self, handler: BaseHTTPRequestHandler, path: str, content: bytes) -> None:
-        if (gate := self.stalls.get(path)) is not None:
-            gate.wait(timeout=300)
-        cut = self.cuts.pop(path, None)
+        cut, sent = self.cuts.pop(path, None), self.holds.get(path, 0)
         try:
-            handler.wfile.write(content if cut is None else content[:cut])
+            handler.wfile.write(content[:sent])  # what comes before a stall
+            if (gate := self.stalls.get(path)) is not None:
+                gate.wait(timeout=300)
+            handler.wfile.write(content[sent:cut])
         except (BrokenPipeError, ConnectionResetError):
             return  # the client was killed, which is what some tests are about
 
@@ -118,6 +126,37 @@ def serve() -> Iterator[Callable[[Server], Server]]:
             gate.set()
         http.shutdown()
         http.server_close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts pulls of the stand-in in processes of their own; what is left of them is killed after the test."""
+    running: list[subprocess.Popen[str]] = []
+
+    def started() -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        running.append(subprocess.Popen([sys.executable, str(SCRIPT)], stdout=pipe, stderr=pipe, text=True))
+        return running[-1]
+
+    yield started
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], bool]], None]:
+    """Waits for a condition, long enough for a machine that is busy with other things."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 240
+        while not condition():
+            if time.monotonic() > end:
+                pytest.fail("the condition was not met in time")
+            time.sleep(0.02)
+
+    return wait
 
 
 def wheel_bytes(package: str, version: str, members: dict[str, bytes]) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safe_retrieval.errors import ChecksumError, DiskFullError, ModelError
+from safe_retrieval.errors import ChecksumError, DiskFullError, DownloadError, ModelError, ModelNotFoundError
 from safe_retrieval.models.cache import (
     MANIFEST_NAME,
     Fault,
@@ -15,10 +15,13 @@ from safe_retrieval.models.cache import (
     checked_manifest,
     digests,
     disk_full_clears,
+    fault_clears,
     faults,
     need_room,
+    tidy,
 )
 from safe_retrieval.models.digest import FileDigest
+from safe_retrieval.models.progress import Reporter
 from safe_retrieval.models.record import ModelKind
 
 
@@ -87,6 +90,39 @@ def test_a_full_disk_clears_the_area(tmp_path: Path, number: int) -> None:
     assert not area.exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "left"), [(ModelNotFoundError, False), (ChecksumError, False), (ModelError, False), (DownloadError, True)]
+)
+def test_only_a_cut_leaves_what_had_come(tmp_path: Path, error: type[ModelError], left: bool) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(error), fault_clears(tmp_path / "folder", tmp_path / "file", tmp_path / "missing"):
+        raise error("why")
+    assert [path.exists() for path in (tmp_path / "folder", tmp_path / "file")] == [left, left]
+
+
+def test_tidy_keeps_and_counts_what_is_of_use(tmp_path: Path) -> None:
+    sizes = {"files/a": 10, "hub/b": 7, "hub/deep/c": 100, "artifact": 50, "scratch-1/wheel": 30}
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "hub" / "link").symlink_to(tmp_path / "files")
+    assert tidy(tmp_path, {"files/a": 10, "hub/b": 8, "artifact": 49}) == 17
+    left = (path for path in tmp_path.rglob("*") if not path.is_dir())
+    assert sorted(path.name for path in left) == ["a", "b"]  # what is longer than it can be is not of use
+
+
+def test_an_empty_area_goes_and_one_with_bytes_stays(home: Path) -> None:
+    report = Reporter(enabled=False)
+    with Slot("key").filling(report) as area:
+        (area / "files").mkdir()
+    assert list((home / "partial").iterdir()) == []
+    begun = Slot("key").area / "begun"
+    with Slot("key").filling(report):
+        begun.write_bytes(b"x")
+    assert begun.exists()
+
+
 def test_another_system_error_passes(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), disk_full_clears(tmp_path):
         raise PermissionError(errno.EACCES, "no")
@@ -104,7 +140,7 @@ def test_publish_replaces_in_one_rename(home: Path) -> None:
     for text in ("first", "second"):
         (slot.area / "files").mkdir(parents=True)
         (slot.area / "files" / "f").write_text(text)
-        slot.publish(slot.area / "files")
+        slot.publish(slot.area / "files", digests(slot.area / "files"))
         assert (slot.folder / "f").read_text() == text
         assert not slot.area.exists()
     assert slot.folder == home / "models" / "key"

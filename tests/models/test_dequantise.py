@@ -22,24 +22,34 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SILENT = Reporter(enabled=False)
 
 
-def _shapes() -> dict[str, tuple[int, ...]]:
+def _head_width(architecture: str) -> int:
+    """Of Qwen3 it is 128 whatever the width of the model, and transformers takes it for granted."""
+    return 128 if architecture == "qwen3" else HIDDEN // HEADS
+
+
+def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"output_norm.weight": (HIDDEN,)}
+    head = _head_width(architecture)
     for layer in range(LAYERS):
-        narrow = HIDDEN // HEADS * KV_HEADS
+        wide, narrow = head * HEADS, head * KV_HEADS
         block = {
             "attn_norm.weight": (HIDDEN,),
             "ffn_norm.weight": (HIDDEN,),
-            "attn_q.weight": (HIDDEN, HIDDEN),
-            "attn_q.bias": (HIDDEN,),
+            "attn_q.weight": (wide, HIDDEN),
+            "attn_q.bias": (wide,),
             "attn_k.weight": (narrow, HIDDEN),
             "attn_k.bias": (narrow,),
             "attn_v.weight": (narrow, HIDDEN),
             "attn_v.bias": (narrow,),
-            "attn_output.weight": (HIDDEN, HIDDEN),
+            "attn_output.weight": (HIDDEN, wide),
             "ffn_gate.weight": (INTERMEDIATE, HIDDEN),
             "ffn_up.weight": (INTERMEDIATE, HIDDEN),
             "ffn_down.weight": (HIDDEN, INTERMEDIATE),
         }
+        if architecture == "qwen3":
+            block |= {f"attn_{part}_norm.weight": (head,) for part in "qk"}
+        if architecture != "qwen2":
+            block = {name: shape for name, shape in block.items() if not name.endswith(".bias")}
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
     return shapes
 
@@ -58,6 +68,8 @@ def _write(
     writer.add_feed_forward_length(INTERMEDIATE)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
+    writer.add_key_length(_head_width(architecture))
+    writer.add_value_length(_head_width(architecture))
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_tokenizer_model("gpt2")
@@ -70,13 +82,11 @@ def _write(
     writer.add_pad_token_id(len(tokens) - 3)
     writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")
     random, exact = np.random.default_rng(3), {}
-    shapes = {"token_embd.weight": (len(tokens), HIDDEN), **_shapes()}
+    shapes = {"token_embd.weight": (len(tokens), HIDDEN), **_shapes(architecture)}
     if not tied:
         shapes["output.weight"] = (len(tokens), HIDDEN)
     if extra:
         shapes[extra] = (HIDDEN,)
-    if architecture == "llama":
-        shapes = {name: shape for name, shape in shapes.items() if not name.endswith(".bias")}
     for name, shape in shapes.items():
         values = random.standard_normal(shape).astype(np.float32)
         if name == omit:
@@ -157,6 +167,21 @@ def test_another_architecture_is_refused(tmp_path: Path, target: Path) -> None:
         dequantise(tmp_path / "tiny.gguf", target, SILENT)
 
 
+def test_qwen3_with_its_norms_of_queries_and_keys(tmp_path: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    exact = _write(tmp_path / "tiny.gguf", tied=True, architecture="qwen3")
+    dequantise(tmp_path / "tiny.gguf", target, SILENT)
+    model, loading = AutoModelForCausalLM.from_pretrained(target, dtype="auto", output_loading_info=True)
+    assert {key: list(value) for key, value in loading.items() if value} == {}
+    assert (type(model).__name__, model.config.head_dim) == ("Qwen3ForCausalLM", 128)
+    attention = model.model.layers[1].self_attn
+    assert torch.equal(attention.q_proj.weight, torch.from_numpy(exact["blk.1.attn_q.weight"]).to(torch.bfloat16))
+    assert attention.k_norm.weight.shape == (128,)
+    assert attention.k_norm.weight.float().std().item() > 0.5  # the file's, and not the ones of a new layer
+
+
 def test_llama_s_rotary_rows_are_put_back(tmp_path: Path, target: Path) -> None:
     """A row r of a head in GGUF is dimension (r % 2) * half + r // 2 of that head."""
     from safetensors.torch import load_file
@@ -179,6 +204,37 @@ def test_what_is_no_gguf(tmp_path: Path, target: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUX" + bytes(100))
     with pytest.raises(ModelError, match=r"x\.gguf is not a sound GGUF file"):
         dequantise(tmp_path / "x.gguf", target, SILENT)
+
+
+@pytest.mark.parametrize(
+    ("key", "offset", "bit"),
+    [
+        (b"tokenizer.ggml.tokens", 2, 1),  # the list of tokens goes by another name
+        (b"tokenizer.ggml.merges", 30, 1),  # merges of what are no tokens
+        (b"qwen2.block_count", 24, 1 << 7),  # millions of layers
+        (b"qwen2.attention.head_count", 30, 1 << 2),  # no heads
+        (b"tokenizer.ggml.token_type", 36, 1 << 7),  # a list far longer than the file
+    ],
+)
+def test_damage_in_the_header_is_named(tmp_path: Path, home: Path, key: bytes, offset: int, bit: int) -> None:
+    path = tmp_path / "tiny.gguf"
+    _write(path, tied=True)
+    data = bytearray(path.read_bytes())
+    data[data.index(key) + offset] ^= bit
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"tiny\.gguf"):
+        resolve(str(path))
+    assert list((home / "partial").iterdir()) == []
+
+
+def test_a_file_that_ends_early_is_named(tmp_path: Path, target: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    _write(path, tied=True)
+    whole = path.read_bytes()
+    for length in (0, 3, 20, 1_000, 3_000, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError, match=r"tiny\.gguf is not a sound GGUF file .*; download it again"):
+            dequantise(path, target, SILENT)
 
 
 def test_a_gguf_of_the_user_s_is_unpacked_once_by_its_bytes(

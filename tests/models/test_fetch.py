@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,8 @@ from safe_retrieval.errors import (
     ModelNotFoundError,
     OfflineError,
 )
-from safe_retrieval.models import cache, fetch, hub, wheels
+from safe_retrieval.models import cache, fetch, hub, memory, wheels
+from safe_retrieval.models.digest import sha256_of
 from safe_retrieval.models.fetch import resolve
 from safe_retrieval.models.record import ModelKind
 
@@ -96,17 +98,66 @@ def test_a_damaged_model_is_refused_by_the_name_of_its_file(
     assert "safe-retrieval models pull --again" in str(caught.value)
 
 
-def test_a_flipped_byte_in_large_weights_is_found_when_asked(
-    stand_in: Any, delivered: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the large files that are hashed, in order; 300,000 bytes count as large."""
+    names: list[str] = []
+
+    def counting(path: Path) -> str:
+        names.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(cache, "_SMALL", 1_000)
+    monkeypatch.setattr(memory, "sha256_of", counting)
+    return names
+
+
+def test_large_weights_are_hashed_again_only_when_they_changed(
+    stand_in: Any, delivered: list[str], hashed: list[str]
 ) -> None:
-    monkeypatch.setattr(cache, "_SMALL", 1_000)  # so that 300,000 bytes count as large
     weights = resolve(stand_in.record.name).path / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[1_000] ^= 1
-    weights.write_bytes(data)
     resolve(stand_in.record.name)
-    with pytest.raises(ChecksumError, match=r"model\.safetensors has other bytes"):
-        resolve(stand_in.record.name, verify=True)
+    assert hashed == []  # installing hashed them, and that is remembered
+    os.utime(weights, ns=(1, 1))
+    for _ in range(2):
+        resolve(stand_in.record.name)
+    assert hashed == ["model.safetensors"]
+    resolve(stand_in.record.name, verify=True)
+    assert hashed == ["model.safetensors"] * 2
+
+
+def test_a_flipped_byte_in_large_weights_is_found_at_the_next_start(
+    stand_in: Any, delivered: list[str], hashed: list[str]
+) -> None:
+    weights = resolve(stand_in.record.name).path / "model.safetensors"
+    _flip(weights)
+    for _ in range(2):
+        with pytest.raises(ChecksumError, match=r"model\.safetensors has other bytes .* models pull --again"):
+            resolve(stand_in.record.name)
+    assert hashed == ["model.safetensors"]
+    resolve(stand_in.record.name, again=True)
+
+
+def test_a_flip_that_keeps_size_time_and_inode_is_found_when_asked(
+    stand_in: Any, delivered: list[str], hashed: list[str]
+) -> None:
+    weights = resolve(stand_in.record.name).path / "model.safetensors"
+    before = weights.stat()
+    _flip(weights)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    resolve(stand_in.record.name)  # the limit of what a start sees
+    for verify in (True, False):  # and once it has been seen, the next start knows it too
+        with pytest.raises(ChecksumError, match=r"model\.safetensors has other bytes"):
+            resolve(stand_in.record.name, verify=verify)
+
+
+def _flip(path: Path) -> None:
+    with path.open("r+b") as stream:  # in place: the inode stays
+        stream.seek(1_000)
+        (byte,) = stream.read(1)
+        stream.seek(1_000)
+        stream.write(bytes([byte ^ 1]))
+    os.utime(path)  # a clock that ticks coarsely would show the same time
 
 
 def test_a_model_of_another_release_is_refused(stand_in: Any, delivered: list[str]) -> None:
@@ -219,9 +270,10 @@ def test_an_empty_name() -> None:
         resolve("  ")
 
 
-def test_an_unknown_name_asks_the_hub_and_suggests(stand_in: Any) -> None:
+def test_an_unknown_name_asks_the_hub_and_suggests(stand_in: Any, home: Path) -> None:
     with pytest.raises(DownloadError, match="did you mean 'stand-in-encoder'"):
         resolve("stand-in-encoda")
+    assert list((home / "partial").iterdir()) == []
 
 
 def test_cache_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

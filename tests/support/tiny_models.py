@@ -39,6 +39,8 @@ class Family(StrEnum):
 
     QWEN2 = "qwen2"
     """Grouped queries, biases, tied embeddings."""
+    QWEN3 = "qwen3"
+    """Queries and keys are normalised head by head; the width of a head does not follow from the others."""
     LLAMA = "llama"
     """An output layer of its own."""
     MISTRAL = "mistral"
@@ -118,6 +120,8 @@ def _config(family: Family, vocabulary: int) -> Any:
     match family:
         case Family.QWEN2:
             return transformers.Qwen2Config(**common, tie_word_embeddings=True)
+        case Family.QWEN3:
+            return transformers.Qwen3Config(**common | {"head_dim": 16}, tie_word_embeddings=True)
         case Family.LLAMA:
             return transformers.LlamaConfig(**common, tie_word_embeddings=False)
         case Family.MISTRAL:
