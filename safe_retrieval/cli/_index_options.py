@@ -64,6 +64,12 @@ Memory = Annotated[
         show_default="no bound",
     ),
 ]
+Deletes = Annotated[
+    bool,
+    typer.Option(
+        "--deletes/--no-deletes", help="Documents will be deleted or replaced often, which --factory auto goes by."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Open no connection.")]
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from safe_retrieval.audit.results import AuditReport
 
 DATA_VARIABLE = "SAFE_RETRIEVAL_DATA"
+"""The environment variable that names the data folder where ``--data`` does not."""
+
 _WIDE = 126
 _SECONDS_BETWEEN_LINES = 20.0
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from safe_retrieval.audit.configured import Audited
 
 DEFAULT = Path("audit.yaml")
+"""The file that is written and read where none is named."""
 
 
 def run(

@@ -21,6 +21,7 @@ from safe_retrieval.cli._index_options import (
     CorpusOptions,
     CorpusPath,
     DatasetConfig,
+    Deletes,
     Engine,
     IdField,
     IndexFolder,
@@ -37,6 +38,7 @@ from safe_retrieval.cli._index_options import (
     remark,
 )
 from safe_retrieval.cli.index_find import document_fields
+from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 
 if TYPE_CHECKING:
@@ -71,12 +73,20 @@ def build(
         ),
     ] = "Flat",
     memory: Memory = None,
+    deletes: Deletes = False,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of shards to cut documents into.", show_default="2048 documents each"),
+        typer.Option(
+            min=1,
+            help="Number of shards to cut documents into.",
+            show_default="2048 documents each; with --engine ray, 4 for each worker, of 65536 documents at most",
+        ),
     ] = None,
     engine: Annotated[Engine, typer.Option(help="Encode in this process, or in several by Ray.")] = Engine.LOCAL,
     workers: Annotated[int, typer.Option(min=1, help="Processes that encode, with --engine ray.")] = 2,
+    gpus: Annotated[
+        float, typer.Option(min=0, help="GPUs of each of them, with --engine ray; a fraction shares one.")
+    ] = 0,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished build, or drop it and start anew.")
     ] = True,
@@ -118,7 +128,7 @@ def build(
     with rejects_of(folder, skip_bad) as rejects:
         documents = options.documents(rejects)  # one that is not there is reported before a model is loaded
         document_encoder = load_document_encoder(encoder, offline=offline)
-        build_with = _builder(engine, shards, workers, partial(load_document_encoder, encoder, offline=offline))
+        build_with = _builder(engine, shards, workers, gpus, partial(load_document_encoder, encoder, offline=offline))
         manifest = build_with(
             options.pieces(documents, document_encoder),
             document_encoder,
@@ -126,10 +136,11 @@ def build(
             factory=factory,
             memory=bound,
             batch_size=batch_size,
+            deletes=deletes,
             resume=resume,
         )
     if factory == "auto":
-        _explain(manifest.count, manifest.dimension, bound, deletes=False)
+        _explain(manifest.count, manifest.dimension, bound, deletes=deletes)
     reused = f", {manifest.build.reused_shards} of {manifest.build.shards} shards taken over"
     remark(
         f"{manifest.count:,} documents in {time.monotonic() - began:,.1f} s"
@@ -138,16 +149,18 @@ def build(
 
 
 def _builder(
-    engine: Engine, shards: int | None, workers: int, load_encoder: Callable[[], Encoder]
+    engine: Engine, shards: int | None, workers: int, gpus: float, load_encoder: Callable[[], Encoder]
 ) -> Callable[..., IndexManifest]:
     """What builds an index with that engine and so many shards."""
     if engine is Engine.RAY:
         from safe_retrieval.index.distributed import build_with_ray
 
         def build_remotely(documents: Iterator[Document], _: Encoder, out: Path, **rest: Any) -> IndexManifest:
-            return build_with_ray(documents, load_encoder, out, shards=shards or 4 * workers, workers=workers, **rest)
+            return build_with_ray(documents, load_encoder, out, shards=shards, workers=workers, gpus=gpus, **rest)
 
         return build_remotely
+    if gpus:
+        raise InputError(f"--gpus {gpus:g} needs --engine ray; a build in this process takes a GPU where there is one")
     if shards is not None:
         from safe_retrieval.index.steps import build_in_shards
 
@@ -327,9 +340,7 @@ def advise(
     memory: Annotated[
         str | None, typer.Option(help="Memory that the vectors may take: 4GB.", show_default="no bound")
     ] = None,
-    deletes: Annotated[
-        bool, typer.Option("--deletes/--no-deletes", help="Documents will be deleted or replaced often.")
-    ] = False,
+    deletes: Deletes = False,
 ) -> None:
     """Say which kind of index fits, and why."""
     _explain(count, dimension, memory_bytes(memory), deletes=deletes)

@@ -92,6 +92,7 @@ def import_(
         typer.Option("--skip-foreign/--no-skip-foreign", help="Leave out LangChain's metadata that is no JSON."),
     ] = False,
     factory: KindOption = None,
+    memory: Memory = None,
     sample: Sample = 64,
     offline: Offline = False,
 ) -> None:
@@ -109,6 +110,9 @@ def import_(
         raise InputError(f"expected a .parquet file, or a folder with {name}.faiss and {name}.pkl, got {source}")
     if is_folder and encoder is None:
         raise InputError(f"{source} does not say who made its vectors; name the encoder: --encoder")
+    bound = memory_bytes(memory)
+    if is_folder and bound is not None:
+        raise InputError("--memory needs a .parquet file: a folder of LangChain's is read as a whole")
     made_by = None if encoder is None else load_document_encoder(encoder, offline=offline)
     if is_folder and made_by is not None:
         imported = import_langchain(
@@ -122,6 +126,7 @@ def import_(
             fields=Fields(id_field, title_field, text_field),
             vector_field=vector_field,
             factory=factory,
+            memory=bound,
             sample=sample,
         )
     _report(imported, out)

@@ -14,6 +14,7 @@ from safe_retrieval.cli._index_options import (
     CorpusOptions,
     CorpusPath,
     DatasetConfig,
+    Deletes,
     IdField,
     IndexFolder,
     Offline,
@@ -50,6 +51,7 @@ def plan(
     memory: Annotated[
         str | None, typer.Option(help="Memory for vectors while an index is trained: 4GB.", show_default="no bound")
     ] = None,
+    deletes: Deletes = False,
     id_field: IdField = None,
     title_field: TitleField = "title",
     text_field: TextField = "text",
@@ -92,6 +94,7 @@ def plan(
             factory=factory,
             memory=bound,
             batch_size=batch_size,
+            deletes=deletes,
         )
     remark(f"{planned.count:,} documents in {len(planned.shards):,} shards, {planned.factory}: {folder}")
 
@@ -100,8 +103,8 @@ def plan(
 def embed(folder: IndexFolder, *, shard: Shard, offline: Offline = False) -> None:
     """Encode one shard, unless that was done."""
     from safe_retrieval.encoder.document_encoders import load_document_encoder
-    from safe_retrieval.index.plan import read_plan
-    from safe_retrieval.index.steps import embed_shard, shard_number
+    from safe_retrieval.index.plan import read_plan, shard_number
+    from safe_retrieval.index.steps import embed_shard
 
     planned = read_plan(folder)
     number = shard_number(shard, len(planned.shards))
@@ -120,8 +123,8 @@ def train(folder: IndexFolder) -> None:
 @app.command()
 def add(folder: IndexFolder, *, shard: Shard) -> None:
     """Put one shard into the lists of the trained index, unless that was done."""
-    from safe_retrieval.index.plan import read_plan
-    from safe_retrieval.index.steps import add_shard, shard_number
+    from safe_retrieval.index.plan import read_plan, shard_number
+    from safe_retrieval.index.steps import add_shard
 
     done = add_shard(folder, shard_number(shard, len(read_plan(folder).shards)))
     remark(f"shard {shard}: {'added' if done else 'nothing to do'}")

@@ -1,15 +1,20 @@
 """Search that does not look at every vector, or not at the vectors themselves: FAISS nominates, exact scores decide.
 
-What FAISS nominates is scored again from the vectors as they were given, so a hit's score is its exact cosine and ties
-are ordered as everywhere; what an approximate index can do is miss a document. Where it finds fewer than it was asked
-for, as happens when a filter leaves few documents in the clusters that it looks at, all selected vectors are looked at
-instead: k hits come back whenever k documents match. Range search always looks at all of them.
+What FAISS nominates is scored again from the vectors as they were given, so a hit's score is its exact cosine and those
+that were found are ordered as everywhere; what an approximate index can do is miss a document.
+
+A filter leaves fewer documents among the nearest ones, so a search with one looks at more: where a tenth of all
+documents is left, at ten times as many clusters or nodes, and where that costs no less, at every document that is left.
+Where fewer are found than were asked for all the same, every selected vector is looked at: k hits come back whenever k
+documents match. Range search always looks at all of them.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError, InputError
-from safe_retrieval.index.base import IdTable, VectorIndex
+from safe_retrieval.index.base import Candidates, IdTable, VectorIndex
+from safe_retrieval.index.exact_scores import near_the_best
 from safe_retrieval.index.factories import Factory
-from safe_retrieval.index.faiss_index import read_faiss
+from safe_retrieval.index.faiss_index import FaissIndex, read_faiss
 from safe_retrieval.index.settings import SearchSettings, usual_settings
-from safe_retrieval.index.vectors import Ranking, Selection, check_k, check_vectors, ordered, rank, score
+from safe_retrieval.index.vectors import Ranking, Selection, ordered, rounding_margin, score
 from safe_retrieval.types import FloatMatrix, FloatVector
 
-_BLOCK_ROWS = 16_384
+# Vectors that are scored at once: in float64 and of 384 numbers, 6 MB.
+_BLOCK_ROWS = 2_048
 _SPARE = 8
+# So few selected vectors are all looked at: about a millisecond of one core, at 384 numbers.
+_FEW = 16_384
 
 _CLASSES = {
     (False, "HNSW"): "IndexHNSWFlat",
@@ -80,6 +89,7 @@ class ApproximateIndex(VectorIndex):
         index._factory = factory
         index._originals = None if originals is None else _read_originals(originals, loaded.ntotal, loaded.d)
         index.settings = settings or usual_settings(factory)
+        index._flat = _graphs_vectors(loaded, ids) if factory.codes == "HNSW" else None
         index._mapping = threading.Lock()
         index._mapped = not factory.lists
         return index
@@ -87,61 +97,77 @@ class ApproximateIndex(VectorIndex):
     _index: Any
     _factory: Factory
     _originals: FloatMatrix | None
+    _flat: FaissIndex | None
     _mapping: threading.Lock
     _mapped: bool
 
     def vectors_at(self, positions: NDArray[np.int64]) -> FloatMatrix:
-        """The vectors at (c,) positions as they were given; (c, dimension) float32."""
+        """The vectors at (c,) positions as they were given; (c, dimension) float32.
+
+        Raises:
+            IndexFormatError: an inverted file does not say where one of them is.
+        """
         if self._originals is not None:
-            return np.asarray(self._originals[positions])
+            return self._originals[positions]
+        if self._flat is not None:
+            return self._flat.vectors_at(positions)
         with self._mapping:
             if not self._mapped:  # where in the lists each vector is: it reads all ids, so not before it is needed
                 self._index.make_direct_map()
                 self._mapped = True
-        vectors: FloatMatrix = self._index.reconstruct_batch(positions)
+        try:
+            vectors: FloatMatrix = self._index.reconstruct_batch(positions)
+        except RuntimeError as error:  # FAISS's own, for a position that is in no list
+            raise IndexFormatError(f"a vector is in no cluster: {error}; build the index again") from error
         return vectors
 
-    def rankings(self, vectors: FloatMatrix, k: int = 10, *, within: Selection | None = None) -> list[Ranking]:
-        """As :meth:`~safe_retrieval.index.base.VectorIndex.rankings`, but documents may be missed."""
-        queries = check_vectors(vectors, self.dimension, what="query vector")
-        available = len(self) if within is None else within.count
-        count = min(check_k(k), available)
-        if count == 0:
-            return [Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-        wanted = count * self.settings.refine if self._factory.lossy else count
-        found, candidates = self._with_vectors(queries, min(wanted + _SPARE, available), within)
+    def nearest(self, queries: FloatMatrix, k: int, within: Selection | None) -> list[Ranking]:
+        """As :meth:`~safe_retrieval.index.base.VectorIndex.nearest`, but documents may be missed."""
+        if self._flat is not None and within is not None and within.count <= self._as_cheap(within):
+            return self._flat.nearest(queries, k, within)
+        rankings = self._refined(queries, k, within) if self._factory.lossy else super().nearest(queries, k, within)
+        count = min(k, len(self) if within is None else within.count)
         return [
-            self._settled(query, row, None if candidates is None else candidates[number], count, within)
-            for number, (query, row) in enumerate(zip(queries, found, strict=True))
+            ranking if len(ranking.positions) == count else self._found_by_all(query, count, within)
+            for query, ranking in zip(queries, rankings, strict=True)
         ]
 
-    def _with_vectors(
-        self, queries: FloatMatrix, count: int, within: Selection | None
-    ) -> tuple[NDArray[np.int64], FloatMatrix | None]:
-        """(q, count) candidates, -1 where there are no more; their vectors (q, count, d) if FAISS has them at hand."""
-        if not self._factory.lists or self._factory.lossy or within is not None:  # FAISS does not bring selected ones
-            return self._candidates(queries, count, within)[1], None
-        # The lists hold the vectors as they were given, so they come along without a look-up by position.
-        _, found, vectors = self._index.search_and_reconstruct(queries, count, params=self._parameters(count, within))
-        return found, vectors
+    def _as_cheap(self, within: Selection) -> float:
+        """How many vectors may be looked at one by one for what a walk through the graph costs that finds as many."""
+        return max(_FEW, self._factory.links * self.settings.ef * len(self) / max(1, within.count))
 
-    def _settled(
-        self,
-        query: FloatVector,
-        found: NDArray[np.int64],
-        vectors: FloatMatrix | None,
-        count: int,
-        within: Selection | None,
-    ) -> Ranking:
-        kept = found >= 0
-        if np.count_nonzero(kept) < count:
-            positions, scores = self._scanned(query, -np.inf, within)
-            return ordered(positions, scores, count)
-        found = found[kept]
-        return rank(query, found, self.vectors_at(found) if vectors is None else vectors[kept], count)
+    def _found_by_all(self, query: FloatVector, count: int, within: Selection | None) -> Ranking:
+        """The best of all selected vectors."""
+        if self._flat is not None:
+            return self._flat.nearest(query[None], count, within)[0]
+        return ordered(*self._scanned(query, -np.inf, within), count)
+
+    def _refined(self, queries: FloatMatrix, k: int, within: Selection | None) -> list[Ranking]:
+        """The best of the candidates that codes nominate, some times as many as hits."""
+        available = len(self) if within is None else within.count
+        count = min(k, available)
+        if not count or not len(queries):
+            return [Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
+        found = self._candidates(queries, min(count * self.settings.refine + _SPARE, available), within).positions
+        at_once = max(1, _BLOCK_ROWS // found.shape[1])
+        rankings: list[Ranking] = []
+        for start in range(0, len(queries), at_once):
+            part = slice(start, start + at_once)
+            rankings += self._decided(queries[part], found[part], count)
+        return rankings
+
+    def _decided(self, queries: FloatMatrix, found: NDArray[np.int64], count: int) -> list[Ranking]:
+        """Those of (q, c) candidates, -1 where there are no more, that are best by exact scores."""
+        vectors = self.vectors_at(found.ravel()).reshape(*found.shape, -1)
+        scores = np.where(found >= 0, np.matmul(vectors, queries[:, :, None])[:, :, 0], np.float32(-np.inf))
+        # Only what may be a hit by these float32 scores is worth an exact one.
+        near = near_the_best(scores, count, rounding_margin(self.dimension)) & (found >= 0)
+        return self._ranked(queries, Candidates(scores, found, vectors), near, count)
 
     def above(self, query: FloatVector, least: float, *, within: Selection | None = None) -> Ranking:
         """All positions with at least that score; looks at every selected vector, so none is missed."""
+        if self._flat is not None:
+            return self._flat.above(query, least, within=within)
         return ordered(*self._scanned(query, least, within))
 
     def _scanned(self, query: FloatVector, least: float, within: Selection | None) -> Ranking:
@@ -156,27 +182,76 @@ class ApproximateIndex(VectorIndex):
             scores.append(values[near])
         return Ranking(np.concatenate(found), np.concatenate(scores))
 
-    def _candidates(
-        self, queries: FloatMatrix, count: int, within: Selection | None
-    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        scores, positions = self._index.search(queries, count, params=self._parameters(count, within))
-        return scores, positions
+    def _candidates(self, queries: FloatMatrix, count: int, within: Selection | None) -> Candidates:
+        parameters = self._parameters(count, within)
+        if not self._factory.lists or self._factory.lossy or within is not None:  # FAISS does not bring selected ones
+            return Candidates(*self._index.search(queries, count, params=parameters))
+        # The lists hold the vectors as they were given, so they come along without a look-up by position.
+        return Candidates(*self._index.search_and_reconstruct(queries, count, params=parameters))
 
     def _parameters(self, count: int, within: Selection | None) -> Any:
-        faiss: Any = importlib.import_module("faiss")
-        selector = {} if within is None else {"sel": faiss.IDSelectorBitmap(within.bits)}
+        """How FAISS searches for so many candidates; with a filter it looks at more."""
+        share = 1.0 if within is None else within.count / len(self)
+        probes = ef = 0
         if self._factory.lists:
-            probed = min(self._factory.lists, self.settings.probes)
-            return faiss.SearchParametersIVF(nprobe=probed, **selector)
-        if self._factory.codes == "HNSW":
-            return faiss.SearchParametersHNSW(efSearch=max(self.settings.ef, 2 * count), **selector)
-        return faiss.SearchParameters(**selector)
+            all_of_them = within is not None and within.count <= _FEW
+            probes = self._factory.lists if all_of_them else math.ceil(self.settings.probes / share)
+            probes = min(self._factory.lists, probes)
+        elif self._factory.codes == "HNSW":
+            # Candidates are a quarter more than hits: at least twice the hits.
+            ef = math.ceil(max(self.settings.ef, count * 8 / 5) / share)
+        if within is None:
+            return _parameters(probes, ef)
+        faiss: Any = importlib.import_module("faiss")
+        return _new_parameters(probes, ef, sel=faiss.IDSelectorBitmap(within.bits))
 
     def _nominated(self, query: FloatVector, least: float, within: Selection | None) -> NDArray[np.int64]:
-        return self._scanned(query, least, within).positions
+        """The selected positions above a score; of an inverted file, those in the clusters that a search looks at."""
+        if self._flat is not None:
+            return self._flat._nominated(query, least, within)
+        _, _, found = self._index.range_search(query[None], least, params=self._parameters(0, within))
+        positions: NDArray[np.int64] = found
+        return positions
+
+    def faults(self) -> list[str]:
+        """Whether the clusters of an inverted file hold each position once; one sentence if not."""
+        if not self._factory.lists:
+            return []
+        faiss: Any = importlib.import_module("faiss")
+        lists, seen, held = self._index.invlists, np.zeros(len(self), dtype=np.bool_), 0
+        for number in filter(lists.list_size, range(self._factory.lists)):
+            ids = faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
+            seen[ids[(ids >= 0) & (ids < len(self))]] = True
+            held += len(ids)
+        if seen.all() and held == len(self):
+            return []
+        there = np.count_nonzero(seen)
+        expected = f"expected each of the positions 0 to {len(self) - 1} once in its clusters"
+        return [f"{expected}, got {there} of them among {held}; build the index again"]
 
     def _append(self, vectors: FloatMatrix) -> None:
         raise InputError(f"this index was opened from a folder, to be asked; it takes no {len(vectors)} vectors more")
+
+
+@lru_cache(maxsize=64)
+def _parameters(probes: int, ef: int) -> Any:
+    """What a search without a filter is told; made once, since making it takes as long as scoring some candidates."""
+    return _new_parameters(probes, ef)
+
+
+def _new_parameters(probes: int, ef: int, **selector: Any) -> Any:
+    faiss: Any = importlib.import_module("faiss")
+    if probes:
+        return faiss.SearchParametersIVF(nprobe=probes, **selector)
+    if ef:
+        return faiss.SearchParametersHNSW(efSearch=ef, **selector)
+    return faiss.SearchParameters(**selector)
+
+
+def _graphs_vectors(graph: Any, ids: IdTable) -> FaissIndex:
+    """The vectors of a graph as the flat index that they are."""
+    faiss: Any = importlib.import_module("faiss")
+    return FaissIndex.over(faiss.downcast_index(graph.storage), ids)
 
 
 def _read_originals(path: Path, count: int, dimension: int) -> FloatMatrix:
@@ -187,4 +262,4 @@ def _read_originals(path: Path, count: int, dimension: int) -> FloatMatrix:
         raise IndexFormatError(f"{path} cannot be read: {error}; restore it, or build the index again") from error
     if vectors.shape != (count, dimension) or vectors.dtype != np.float32:
         raise IndexFormatError(f"{path}: expected ({count}, {dimension}) float32, got {vectors.shape} {vectors.dtype}")
-    return vectors
+    return np.asarray(vectors)  # not as a memmap, whose every look-up costs some microseconds

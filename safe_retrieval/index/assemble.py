@@ -92,7 +92,7 @@ def assemble_index(
     """
     out = Path(out)
     if factory != AUTO:
-        parse_factory(factory)
+        parse_factory(factory).check_dimension(dimension)  # before anything is written
     started = time.monotonic()
     with locked(out), _aside(out) as aside:
         if (out / MANIFEST_NAME).exists():

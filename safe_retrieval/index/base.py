@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import InputError
+from safe_retrieval.index.exact_scores import ranked
 from safe_retrieval.index.vectors import (
     Ranking,
     Selection,
@@ -17,18 +18,18 @@ from safe_retrieval.index.vectors import (
     check_k,
     check_vectors,
     ordered,
-    rank,
     rounding_margin,
     score,
 )
 from safe_retrieval.types import FloatMatrix, FloatVector, Hit
 
 # Candidates beyond k that are asked for at once, and for how many of k one more of them. Near-ties at rank k are few as
-# a rule; where they are not, the search goes on with twice as many.
+# a rule; where they are not, the search goes on with twice as many, so often, and then with all that are near enough.
 _SPARE = 8
 _SPARE_OF = 4
-# Vectors that are scored at once where their number has no bound.
-_BLOCK_ROWS = 16_384
+_ROUNDS = 3
+# Vectors that are scored at once: in float64 and of 384 numbers, 6 MB.
+_BLOCK_ROWS = 2_048
 
 
 class IdTable(Protocol):
@@ -66,6 +67,20 @@ class IdList:
             raise InputError(f"id {repeated!r} is already in the index; ids are unique")
         self._ids.extend(ids)
         self._known.update(ids)
+
+
+class Candidates(NamedTuple):
+    """What a search nominates for q queries, whose exact scores then decide.
+
+    Attributes:
+        scores: (q, c) float32, falling.
+        positions: (q, c) int64; -1 where there are no more.
+        vectors: (q, c, dimension) float32, if they came along.
+    """
+
+    scores: FloatMatrix
+    positions: NDArray[np.int64]
+    vectors: NDArray[np.float32] | None = None
 
 
 class VectorIndex(ABC):
@@ -134,27 +149,55 @@ class VectorIndex(ABC):
 
     def rankings(self, vectors: FloatMatrix, k: int = 10, *, within: Selection | None = None) -> list[Ranking]:
         """As :meth:`search`, with positions in place of ids, and of the selected positions alone if there are such."""
-        queries = check_vectors(vectors, self.dimension, what="query vector")
+        return self.nearest(check_vectors(vectors, self.dimension, what="query vector"), check_k(k), within)
+
+    def nearest(self, queries: FloatMatrix, k: int, within: Selection | None) -> list[Ranking]:
+        """As :meth:`rankings`, of queries and a ``k`` that were checked."""
         available = len(self) if within is None else within.count
-        count = min(check_k(k), available)
+        count = min(k, available)
         rankings: list[Ranking] = [Ranking(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-        if count == 0:
+        if count == 0 or not len(queries):
             return rankings
         asked = count + _SPARE + count // _SPARE_OF
-        open_rows = np.arange(len(queries))
-        while open_rows.size:
+        open_rows, bounds = np.arange(len(queries)), np.empty(0, np.float32)
+        for _ in range(_ROUNDS):
             asked = min(asked, available)
-            scores, positions = self._candidates(queries[open_rows], asked, within)
+            found = self._candidates(queries[open_rows], asked, within)
             # Settled: all candidates were asked for, or the last one is too far below rank k to be a near-tie.
-            bound = scores[:, count - 1] - rounding_margin(self.dimension)
-            settled = (scores[:, -1] < bound) | (asked == available)
-            for row in np.flatnonzero(settled):
-                kept = positions[row, scores[row] >= bound[row]]
-                query = queries[open_rows[row]]
-                rankings[open_rows[row]] = rank(query, kept, self.vectors_at(kept), count)
-            open_rows = open_rows[~settled]
+            bounds = found.scores[:, count - 1] - rounding_margin(self.dimension)
+            settled = (found.scores[:, -1] < bounds) | (asked == available)
+            near = (found.scores >= bounds[:, None]) & (found.positions >= 0)
+            if len(open_rows) == len(queries) and settled.all():  # as a rule
+                return self._ranked(queries, found, near, count)
+            near &= settled[:, None]
+            ready = self._ranked(queries[open_rows], found, near, count)
+            for row in np.flatnonzero(settled).tolist():
+                rankings[open_rows[row]] = ready[row]
+            open_rows, bounds = open_rows[~settled], bounds[~settled]
+            if not open_rows.size:
+                return rankings
             asked *= 2
+        for row, bound in zip(open_rows.tolist(), bounds.tolist(), strict=True):
+            chosen = self._nominated(queries[row], bound, within)
+            rankings[row] = ordered(chosen, self._scored(queries[row], chosen), count)
         return rankings
+
+    def _ranked(self, queries: FloatMatrix, found: Candidates, near: NDArray[np.bool_], count: int) -> list[Ranking]:
+        """The best of those candidates that are near, by exact scores."""
+
+        def fetch(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> FloatMatrix:
+            if found.vectors is None:
+                return self.vectors_at(found.positions[rows, columns])
+            return found.vectors[rows, columns]
+
+        return ranked(queries, found.positions, near, count, fetch)
+
+    def _scored(self, query: FloatVector, positions: NDArray[np.int64]) -> FloatVector:
+        """Exact scores at (c,) positions; (c,) float32. Vectors of one block at a time are in memory."""
+        if len(positions) <= _BLOCK_ROWS:
+            return score(query, self.vectors_at(positions))
+        parts = (positions[start : start + _BLOCK_ROWS] for start in range(0, len(positions), _BLOCK_ROWS))
+        return np.concatenate([score(query, self.vectors_at(part)) for part in parts])
 
     def above(self, query: FloatVector, least: float, *, within: Selection | None = None) -> Ranking:
         """All positions whose inner product with a query is at least ``least``, ranked as by :meth:`rankings`.
@@ -165,20 +208,21 @@ class VectorIndex(ABC):
             within: the only positions that count, if there is such a restriction.
         """
         found = self._nominated(query, least - rounding_margin(self.dimension), within)
-        parts = [found[start : start + _BLOCK_ROWS] for start in range(0, len(found), _BLOCK_ROWS)]
-        scores = np.concatenate([np.empty(0, np.float32), *(score(query, self.vectors_at(part)) for part in parts)])
+        scores = self._scored(query, found)
         near = np.flatnonzero(scores >= least)
         return ordered(found[near], scores[near])
+
+    def faults(self) -> list[str]:
+        """What is wrong with the places of vectors, one sentence each; the vectors themselves are not looked at."""
+        return []
 
     @abstractmethod
     def _append(self, vectors: FloatMatrix) -> None:
         """Store checked vectors at the next positions."""
 
     @abstractmethod
-    def _candidates(
-        self, queries: FloatMatrix, count: int, within: Selection | None
-    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """(q, count) float32 scores, falling, and their positions; ``count`` is at most the number selected."""
+    def _candidates(self, queries: FloatMatrix, count: int, within: Selection | None) -> Candidates:
+        """So many for each query; ``count`` is at most the number selected."""
 
     @abstractmethod
     def _nominated(self, query: FloatVector, least: float, within: Selection | None) -> NDArray[np.int64]:

@@ -70,6 +70,7 @@ def build_index(
     memory: int | None = None,
     batch_size: int = 32,
     shard_size: int = SHARD_SIZE,
+    deletes: bool = False,
     resume: bool = True,
     total: int | None = None,
     progress: bool | None = None,
@@ -86,6 +87,7 @@ def build_index(
             encoder, Python and libraries come on top. ``None`` is no bound.
         batch_size: texts in one forward pass; halved for good where memory runs out.
         shard_size: documents in a shard.
+        deletes: whether documents will be deleted or replaced often, which ``auto`` goes by.
         resume: take over the shards of an unfinished build where encoder and texts are the same; otherwise they are
             dropped first.
         total: number of documents, for the progress bar, where it is known.
@@ -96,8 +98,9 @@ def build_index(
 
     Raises:
         DataError: the corpus is empty or broken, or has an id twice. Shards stay for the next run.
-        InputError: the encoder's vectors are not what an index takes, a size is below 1, or the factory is unknown,
-            needs more documents to be trained on, or more memory. Shards stay for the next run.
+        InputError: the encoder's vectors are not what an index takes, a size is below 1, or the factory is unknown or
+            not for vectors of that length; or, known at the end, it needs more documents to be trained on, or more
+            memory. Shards stay for the next run.
         IndexFolderError: ``out`` holds something else.
         IndexLockedError: another process is building there.
     """
@@ -115,6 +118,7 @@ def build_index(
             memory=memory,
             batch_size=batch_size,
             shard_size=shard_size,
+            deletes=deletes,
             resume=resume,
         )
         with build.documents, progress_bar(total, f"Indexing with {encoder.name}", show=progress) as advance:
@@ -137,12 +141,14 @@ class _Build:
         memory: int | None,
         batch_size: int,
         shard_size: int,
+        deletes: bool,
         resume: bool,
     ) -> None:
         if factory != AUTO:
-            parse_factory(factory)  # a misspelt name is reported before anything is encoded
+            parse_factory(factory).check_dimension(encoder.dimension)  # reported before anything is encoded
         self._factory = factory
         self._memory = memory
+        self._deletes = deletes
         self._encoder = encoder
         self._shard_encoder = ShardEncoder(encoder, batch_size)
         self._out = out
@@ -190,10 +196,11 @@ class _Build:
         count = len(self.documents)
         if count == 0:
             raise DataError("expected a corpus with at least one document, got an empty one")
-        factory = self._chosen(count)
+        dimension = self._encoder.dimension
+        factory = chosen_factory(self._factory, count, dimension, memory=self._memory, deletes=self._deletes)
         shown = vectors_shown(factory, readings(factory) * count, self._blocks, show=progress)
         with writing(self._out, mend=_MEND), shown as blocks:
-            files = write_vectors(self._folder, factory, self._encoder.dimension, count, blocks, memory=self._memory)
+            files = write_vectors(self._folder, factory, dimension, count, blocks, memory=self._memory)
         record = BuildRecord(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - started, 3),
@@ -205,23 +212,12 @@ class _Build:
         return publish_build(
             self._out,
             encoder=encoder_record(self._encoder),
-            dimension=self._encoder.dimension,
+            dimension=dimension,
             count=count,
             factory=factory,
             files=files,
             record=record,
         )
-
-    def _chosen(self, count: int) -> Factory:
-        """The kind of index, now that the number of documents is known."""
-        dimension = self._encoder.dimension
-        if self._factory == AUTO:
-            return advise(count, dimension, memory=self._memory).factory
-        factory = parse_factory(self._factory)
-        factory.check_count(count)
-        factory.check_dimension(dimension)
-        check_memory(factory, dimension, count, self._memory)
-        return factory
 
     def _blocks(self) -> Iterator[FloatMatrix]:
         for number, key in enumerate(self._keys):
@@ -231,6 +227,29 @@ class _Build:
                     f"shard {number} in {self._shards.folder} was changed while the build ran; run the build again"
                 )
             yield vectors
+
+
+def chosen_factory(name: str, count: int, dimension: int, *, memory: int | None, deletes: bool) -> Factory:
+    """The kind of index that a name stands for, now that the number of vectors is known.
+
+    Args:
+        name: the kind, or ``auto`` for the advisor's choice.
+        count: number of vectors.
+        dimension: their length.
+        memory: bytes that they may take, or ``None``.
+        deletes: whether documents will be deleted or replaced often.
+
+    Raises:
+        InputError: there is no such kind, or it cannot be made of so many vectors, of that length, or within the
+            memory.
+    """
+    if name == AUTO:
+        return advise(count, dimension, memory=memory, deletes=deletes).factory
+    factory = parse_factory(name)
+    factory.check_count(count)
+    factory.check_dimension(dimension)
+    check_memory(factory, dimension, count, memory)
+    return factory
 
 
 def publish_build(
@@ -259,7 +278,8 @@ def publish_build(
         )
         manifest = IndexManifest(encoder, dimension, count, (segment,), record, factory=factory.name)
         publish(manifest, out)
-    shutil.rmtree(folder)
+    # The index is there: what of the build cannot be removed now is no fault of it, and the next build takes it away.
+    shutil.rmtree(folder, ignore_errors=True)
     return manifest
 
 

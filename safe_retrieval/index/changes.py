@@ -64,7 +64,8 @@ def compacted(
     Args:
         folder: the index folder.
         snapshot: its newest state.
-        factory: the kind of index to make, or ``auto``; ``None`` keeps the index's own.
+        factory: the kind of index to make, or ``auto``, which takes deletions in the index as a sign that there will be
+            more; ``None`` keeps the index's own.
         memory: bytes that vectors may take, as for :func:`~safe_retrieval.index.builder.build_index`.
 
     Raises:
@@ -75,7 +76,8 @@ def compacted(
     own, segments = snapshot.manifest, list(snapshot.segments)
     name = own.factory if factory is None else factory
     if name == AUTO:
-        name = advise(max(1, own.count), own.dimension, memory=memory).factory.name
+        deletes = any(segment.record.deleted_count for segment in segments)
+        name = advise(max(1, own.count), own.dimension, memory=memory, deletes=deletes).factory.name
     parsed = parse_factory(name)
     if own.count:
         parsed.check_count(own.count)

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,19 +21,16 @@ from safe_retrieval.errors import IndexFolderError, InputError
 from safe_retrieval.index.factories import FLAT, parse_factory
 from safe_retrieval.index.manifest import IndexManifest
 from safe_retrieval.index.plan import BuildPlan
-from safe_retrieval.index.steps import (
-    add_shard,
-    drop_build,
-    embed_shard,
-    merge_index,
-    missing_shards,
-    plan_build,
-    train_index,
-)
+from safe_retrieval.index.publish import locked
+from safe_retrieval.index.steps import add_shard, embed_shard, merged, missing_shards, planned, train_index
 from safe_retrieval.types import Document, Encoder
 
 _OBJECT_STORE = 100_000_000
 """Bytes of Ray's own shared memory on a machine that we start it on: only numbers of shards go through it."""
+
+_SHARDS_A_WORKER = 4
+_MOST_DOCUMENTS = 65_536
+"""Documents of a shard, where nobody says how many shards: minutes of a GPU, a quarter of an hour of slow cores."""
 
 
 def build_with_ray(
@@ -40,12 +38,13 @@ def build_with_ray(
     load_encoder: Callable[[], Encoder],
     out: str | Path,
     *,
-    shards: int,
+    shards: int | None = None,
     workers: int = 2,
     gpus: float = 0,
     factory: str = FLAT,
     memory: int | None = None,
     batch_size: int = 32,
+    deletes: bool = False,
     resume: bool = True,
     progress: bool | None = None,
 ) -> IndexManifest:
@@ -59,9 +58,10 @@ def build_with_ray(
         load_encoder: gives the encoder of documents; called here and in each worker.
         out: the index folder, on a file system that all workers see under the same path.
         shards: how many pieces of work there are: several for each worker, since a worker's death costs one of them.
+            ``None`` goes by the number of documents (:func:`usual_shards`).
         workers: processes that encode, at most.
         gpus: of each worker; a fraction shares one.
-        factory, memory, batch_size, resume: as for a build on one machine.
+        factory, memory, batch_size, deletes, resume: as for a build on one machine.
         progress: whether to show bars on stderr, in place of Ray's own; ``None`` shows them from 500 documents up.
 
     Raises:
@@ -74,20 +74,36 @@ def build_with_ray(
     ray = require("ray", extra="ray", purpose="builds over several workers")
     require("ray.data", extra="ray", purpose="builds over several workers")
     out = Path(out).resolve()
-    if not resume:
-        drop_build(out)
-    encoder = load_encoder()
-    plan = plan_build(documents, encoder, out, shards=shards, factory=factory, memory=memory, batch_size=batch_size)
-    name = encoder.name
-    del encoder
-    with _running(ray, workers), _quiet(ray):
-        embed = _Work(f"Indexing with {name}", _Embedder, (str(out), load_encoder), workers, gpus)
-        _each(ray, embed, plan, missing_shards(out), show=progress)
-        train_index(out)
-        if parse_factory(plan.factory).lists:  # also where an earlier driver died between training and adding
-            add = _Work(f"Adding to {plan.factory}", _Adder, (str(out),), workers)
-            _each(ray, add, plan, range(len(plan.shards)), show=progress)
-    return merge_index(out, progress=progress)
+    with locked(out):  # throughout: another build would plan anew over this one's documents
+        encoder = load_encoder()
+        plan = planned(
+            documents,
+            encoder,
+            out,
+            shards=partial(usual_shards, workers=workers) if shards is None else shards,
+            factory=factory,
+            memory=memory,
+            batch_size=batch_size,
+            deletes=deletes,
+            resume=resume,
+        )
+        embed = _Work(f"Indexing with {encoder.name}", _Embedder, (str(out), load_encoder), workers, gpus)
+        del encoder  # this process encodes nothing
+        with _running(ray, workers), _quiet(ray):
+            _each(ray, embed, plan, missing_shards(out), show=progress)
+            train_index(out)
+            if parse_factory(plan.factory).lists:  # also where an earlier driver died between training and adding
+                add = _Work(f"Adding to {plan.factory}", _Adder, (str(out),), workers)
+                _each(ray, add, plan, range(len(plan.shards)), show=progress)
+        return merged(out, progress=progress)
+
+
+def usual_shards(count: int, *, workers: int) -> int:
+    """Pieces that a corpus of so many documents is cut into where nobody says how many.
+
+    Four for each worker, and more where they would hold more than 65,536 documents; never more than documents.
+    """
+    return min(count, max(_SHARDS_A_WORKER * workers, -(-count // _MOST_DOCUMENTS)))
 
 
 class _Work(NamedTuple):

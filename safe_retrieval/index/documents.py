@@ -1,4 +1,5 @@
-"""The documents of an index in one SQLite file: position, id, title, text, metadata, and which words stand where.
+"""The documents of an index in one SQLite file: position, id, title, text, metadata, and which words stand where; and
+the file beside it that says which of them are deleted.
 
 A writer fills a new file in one go; a reader opens a finished one read-only. The file is written without a journal,
 since a half-written one is thrown away, and opened as immutable, so that no stray journal beside it can change what
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
 from safe_retrieval.index.filters import Condition
+from safe_retrieval.index.manifest import SegmentRecord, check_file
 from safe_retrieval.index.vectors import is_valid_id
 from safe_retrieval.index.words import WORDS_SCHEMA
 from safe_retrieval.types import Document
@@ -334,3 +336,33 @@ class DocumentStore:
 def _positions(cursor: sqlite3.Cursor) -> NDArray[np.int64]:
     """One number a row, at 8 bytes each; as tuples, those of ten million documents would take a gigabyte."""
     return np.fromiter((row[0] for row in cursor), dtype=np.int64)
+
+
+def read_deleted(folder: Path, record: SegmentRecord, *, verify: bool) -> NDArray[np.int64] | None:
+    """The positions that are deleted from a segment; ``None`` if none is.
+
+    Raises:
+        IndexFormatError: the file is missing or damaged, or its positions are not the segment's.
+    """
+    if record.deleted is None:
+        if record.deleted_count:
+            raise IndexFormatError(f"{folder}: {record.vectors.name} has deleted documents and no file that names them")
+        return None
+    path = check_file(folder, record.deleted, hashes=verify)
+    try:
+        positions: NDArray[np.int64] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise IndexFormatError(f"{path} cannot be read: {error}; restore it, or build the index again") from error
+    sound = (
+        positions.ndim == 1
+        and positions.dtype == np.int64
+        and len(positions) == record.deleted_count
+        and bool(np.all(np.diff(positions) > 0))
+        and (not positions.size or (positions[0] >= 0 and positions[-1] < record.count))
+    )
+    if not sound:
+        raise IndexFormatError(
+            f"{path}: expected {record.deleted_count} rising positions below {record.count}; restore it, or build the "
+            "index again"
+        )
+    return positions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from safe_retrieval.index.base import VectorIndex
+from safe_retrieval.index.base import Candidates, VectorIndex
 from safe_retrieval.index.products import largest_products
 from safe_retrieval.index.vectors import Selection
 from safe_retrieval.types import FloatMatrix, FloatVector
@@ -33,10 +33,8 @@ class ExactIndex(VectorIndex):
             self._blocks = []
         return self._vectors
 
-    def _candidates(
-        self, queries: FloatMatrix, count: int, within: Selection | None
-    ) -> tuple[FloatMatrix, NDArray[np.int64]]:
-        return largest_products(queries, self._matrix(), count, within)
+    def _candidates(self, queries: FloatMatrix, count: int, within: Selection | None) -> Candidates:
+        return Candidates(*largest_products(queries, self._matrix(), count, within))
 
     def _nominated(self, query: FloatVector, least: float, within: Selection | None) -> NDArray[np.int64]:
         found = self._matrix() @ query > least

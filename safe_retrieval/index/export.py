@@ -30,13 +30,17 @@ PARQUET_KEY = b"safe_retrieval"
 
 PARQUET_FORMAT = "safe-retrieval documents"
 PARQUET_VERSION = 1
+"""What stands under that key of a file of ours: the format and its version."""
 
 PARQUET_COLUMNS = ("id", "title", "text", "metadata")
+"""Columns of a document, each a string; the metadata is JSON."""
 
 VECTOR_FIELD = "vector"
 """Column of the vectors."""
 
 BEIR_FIELDS = ("_id", "title", "text")
+"""Fields of a line in BEIR form; metadata stands beside them, so it cannot have these names."""
+
 _GROUP_BLOCKS = 8
 """Blocks in a row group: some four thousand documents."""
 

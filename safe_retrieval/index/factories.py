@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from safe_retrieval.errors import InputError
 
 FLAT = "Flat"
+"""Every vector as it is, searched exactly."""
+
 AUTO = "auto"
 """Let :mod:`~safe_retrieval.index.advisor` choose, when the number of documents is known."""
 

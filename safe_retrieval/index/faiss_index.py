@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError
-from safe_retrieval.index.base import IdTable, VectorIndex
+from safe_retrieval.index.base import Candidates, IdTable, VectorIndex
 from safe_retrieval.index.products import largest_products
 from safe_retrieval.index.vectors import Selection
 from safe_retrieval.types import FloatMatrix, FloatVector
@@ -62,19 +62,22 @@ class FaissIndex(VectorIndex):
         loaded = read_faiss(path, "IndexFlatIP", memory_map=memory_map)
         if len(ids) != loaded.ntotal:
             raise IndexFormatError(f"{path}: expected {len(ids)} vectors, one for each document, got {loaded.ntotal}")
+        return cls.over(loaded, ids)
+
+    @classmethod
+    def over(cls, flat: Any, ids: IdTable) -> FaissIndex:
+        """An ``IndexFlatIP`` that is in memory or mapped already; whoever owns it keeps it alive."""
         index = cls.__new__(cls)
-        VectorIndex.__init__(index, loaded.d, ids=ids)
-        index._index = loaded
+        VectorIndex.__init__(index, flat.d, ids=ids)
+        index._index = flat
         return index
 
     def _append(self, vectors: FloatMatrix) -> None:
         self._index.add(vectors)
 
-    def _candidates(
-        self, queries: FloatMatrix, count: int, within: Selection | None
-    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def _candidates(self, queries: FloatMatrix, count: int, within: Selection | None) -> Candidates:
         if len(queries) > 1:
-            return largest_products(queries, self._rows(), count, within)
+            return Candidates(*largest_products(queries, self._rows(), count, within))
         parameters = None if within is None else _selecting(within)
         faiss: Any = importlib.import_module("faiss")
         threads = faiss.omp_get_max_threads()
@@ -82,7 +85,7 @@ class FaissIndex(VectorIndex):
             scores, positions = self._split(queries, count, threads)
         else:
             scores, positions = self._alone(queries, count, parameters, threads)
-        return scores, positions
+        return Candidates(scores, positions)
 
     def _rows(self) -> FloatMatrix:
         """FAISS's vectors, (n, dimension) float32, where they lie: in memory or in the file."""

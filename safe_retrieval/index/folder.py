@@ -19,10 +19,17 @@ from pathlib import Path
 
 from safe_retrieval.errors import IndexFolderError, IndexFormatError
 from safe_retrieval.index.builder import encoder_record, library_versions
-from safe_retrieval.index.manifest import MANIFEST_NAME, BuildRecord, IndexManifest, check_file, read_manifest
+from safe_retrieval.index.manifest import (
+    MANIFEST_NAME,
+    BuildRecord,
+    FileRecord,
+    IndexManifest,
+    check_file,
+    read_manifest,
+)
 from safe_retrieval.index.publish import locked, publish, writing
 from safe_retrieval.index.searchable import LOCK_SECONDS, SearchableIndex
-from safe_retrieval.index.segments import Opening, Snapshot
+from safe_retrieval.index.segments import ATTEMPTS, Opening, Snapshot, being_changed
 from safe_retrieval.types import Encoder
 
 __all__ = ["SearchableIndex", "create_index", "load_index", "verify_index"]
@@ -51,6 +58,7 @@ def load_index(
     Raises:
         IndexFolderError: there is no index.
         IndexFormatError: a file is missing, truncated, altered or of an unknown version; the message names it.
+        IndexLockedError: others change the index so often that it cannot be opened in between.
     """
     folder = Path(path)
     opening = Opening(verify, memory_map)
@@ -94,30 +102,43 @@ def verify_index(path: str | Path) -> list[str]:
 
     Raises:
         IndexFolderError: there is no index.
+        IndexLockedError: others change the index so often that it cannot be opened in between.
     """
     folder = Path(path)
-    while True:
+    sound: set[FileRecord] = set()
+    for _ in range(ATTEMPTS):
+        faults: list[str] | None
         try:
             manifest = read_manifest(folder)
-            faults = _faults(folder, manifest)
-            # A writer removes the files of the state before; what was missed then is no fault of the one that is there.
-            if not faults or read_manifest(folder) == manifest:
-                return faults
+            damaged = _damaged(folder, manifest, sound)
+            if damaged:  # FAISS and SQLite are not let near such files
+                # A writer removes the files of the state before; what was missed then is no fault of the newest one.
+                faults = [damaged[record] for record in read_manifest(folder).files() if record in damaged] or None
+            else:
+                faults = _faults(folder, manifest)
         except IndexFormatError as error:
             return [str(error)]
+        if faults is not None:
+            return faults
+    raise being_changed(folder)
 
 
-def _faults(folder: Path, manifest: IndexManifest) -> list[str]:
-    """What is wrong with the files that a manifest names."""
-    faults = []
+def _damaged(folder: Path, manifest: IndexManifest, sound: set[FileRecord]) -> dict[FileRecord, str]:
+    """The files that are not as a manifest says, and why; those that are join ``sound``, and are not read again."""
+    damaged = {}
     for record in manifest.files():
         try:
-            check_file(folder, record)
+            if record not in sound:
+                check_file(folder, record)
+                sound.add(record)
         except IndexFormatError as error:
-            faults.append(str(error))
-    if faults:
-        return faults  # FAISS and SQLite are not let near files that are known to be damaged
+            damaged[record] = str(error)
+    return damaged
+
+
+def _faults(folder: Path, manifest: IndexManifest) -> list[str] | None:
+    """What is wrong inside files whose hashes are right; ``None`` if a writer removed one before it was opened."""
     try:
         return Snapshot.open(folder, manifest, Opening(verify=False)).faults()
-    except IndexFolderError as error:
-        return [str(error)]
+    except IndexFormatError as error:
+        return [str(error)] if read_manifest(folder) == manifest else None

@@ -24,10 +24,14 @@ from safe_retrieval.index.settings import SearchSettings
 
 MANIFEST_NAME = "manifest.json"
 PARTIAL_MANIFEST = f".{MANIFEST_NAME}.partial"
+"""The manifest, and what it is called until it is written whole and moved into place."""
+
 BUILD_FOLDER = ".building"
 """Where an unfinished build lies, inside the index folder: there, moving a file into place is always one step."""
 
 FORMAT = "safe-retrieval index"
+"""By which a manifest is known as one of ours."""
+
 FORMAT_VERSION = 3
 """Older ones are read as well: 1 had exactly one segment and no deletions, 2 no settings of the search."""
 

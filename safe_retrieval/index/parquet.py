@@ -24,6 +24,7 @@ from safe_retrieval.index.export import (
 )
 from safe_retrieval.index.factories import FLAT
 from safe_retrieval.index.manifest import EncoderRecord, IndexManifest
+from safe_retrieval.index.readers import STREAMED
 from safe_retrieval.index.recheck import SAMPLE, Agreement, Recheck
 from safe_retrieval.index.rows import PLAIN_FIELDS, Fields, Place, document_of
 from safe_retrieval.index.segments import Block
@@ -164,7 +165,7 @@ class _Rows:
 
         start = 0
         try:
-            with parquet.ParquetFile(self._path, page_checksum_verification=True) as file:
+            with parquet.ParquetFile(self._path, page_checksum_verification=True, **STREAMED) as file:
                 self._check_columns(file.schema_arrow.names)
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                     vectors, scaled = unit_vectors(self._vectors(batch, start, dimension), first=start)

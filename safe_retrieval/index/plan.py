@@ -22,6 +22,7 @@ from safe_retrieval.types import Encoder
 PLAN_NAME = "plan.json"
 FORMAT = "safe-retrieval build plan"
 FORMAT_VERSION = 1
+"""The plan's file in the build folder, and what its first fields say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,22 @@ def even_bounds(count: int, shards: int) -> Iterator[tuple[int, int]]:
         raise InputError(f"expected from 1 to {count} shards, as many as there are documents at most, got {shards}")
     for number in range(shards):
         yield number * count // shards, (number + 1) * count // shards
+
+
+def shard_number(text: str, shards: int) -> int:
+    """The shard that ``3/64`` means, counted from 0.
+
+    Raises:
+        InputError: it is not of that form, or the plan has another number of shards.
+    """
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise InputError(f"expected a shard such as 3/64, counted from 1, got {text!r}")
+    if int(of) != shards:
+        raise InputError(
+            f"the build was planned with {shards} shards, got {text!r}; plan it again, or say {number}/{shards}"
+        )
+    return int(number) - 1
 
 
 def _canonical(fields: dict[str, Any]) -> str:

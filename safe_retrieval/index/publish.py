@@ -7,6 +7,7 @@ names them replaces the old one in one step. What no manifest names any more is 
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import sqlite3
@@ -26,10 +27,14 @@ from safe_retrieval.index.manifest import (
     sync_file,
     sync_folder,
 )
+from safe_retrieval.index.rejects import REJECTED_NAME
 
 LOCK_NAME = ".lock"
+"""The file whose lock whoever changes an index folder holds."""
+
 CHANGE_FOLDER = ".changing"
 """Where the files of an unfinished change lie, inside the index folder."""
+_LOG = logging.getLogger(__name__)
 _UNFINISHED = {BUILD_FOLDER, CHANGE_FOLDER, PARTIAL_MANIFEST}
 _OWN_FILE = re.compile(r"(vectors|documents|originals|deleted)-[0-9a-f]{16}\.(faiss|sqlite|npy)")
 
@@ -69,7 +74,8 @@ def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise IndexFolderError(f"{folder} is a file; expected a folder for the index, new or empty")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if not names - {LOCK_NAME} or names & _UNFINISHED or any(map(_OWN_FILE.fullmatch, names)):
+    # What is left where a build with --skip-bad was dropped or failed.
+    if not names - {LOCK_NAME, REJECTED_NAME} or names & _UNFINISHED or any(map(_OWN_FILE.fullmatch, names)):
         return
     manifest = folder / MANIFEST_NAME
     # A damaged manifest of ours still counts as ours: building again is how it is mended.
@@ -117,11 +123,45 @@ def place(path: Path, folder: Path) -> FileRecord:
 
 
 def publish(manifest: IndexManifest, folder: Path) -> None:
-    """Make the files that a manifest names the index, and remove those that it does not name."""
+    """Make the files that a manifest names the index, and remove those that it does not name.
+
+    Once the manifest is in its place the state is the new one, for this process and for every reader. A disk that fails
+    after that is a warning, not an error: an error would say that nothing was changed.
+
+    Raises:
+        OSError: the disk is full or failing; the index is as it was before.
+    """
     sync_folder(folder)  # names first: the manifest must never speak of a file that a power cut took
-    manifest.write(folder)
+    try:
+        manifest.write(folder)
+    except OSError as error:
+        if not _is_in_place(manifest, folder):
+            raise
+        # The files of the state before stay, since a power cut may bring its manifest back.
+        _LOG.warning(
+            "%s is changed, but the disk did not confirm it (%s): after a power cut the state before may be back; "
+            "look after the disk",
+            folder,
+            error,
+        )
+        return
+    _remove_unnamed(manifest, folder)
+
+
+def _is_in_place(manifest: IndexManifest, folder: Path) -> bool:
+    with suppress(OSError):
+        return (folder / MANIFEST_NAME).read_bytes() == manifest.to_json().encode()
+    return False
+
+
+def _remove_unnamed(manifest: IndexManifest, folder: Path) -> None:
+    """Remove what no manifest names; the next writer removes what could not be.
+
+    On Windows that is what a reader has open; elsewhere a failing disk.
+    """
     current = {record.name for record in manifest.files()}
-    for path in folder.iterdir():
-        if _OWN_FILE.fullmatch(path.name) and path.name not in current:
-            with suppress(PermissionError):  # Windows: a reader has it open; the next writer removes it
-                path.unlink()
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _OWN_FILE.fullmatch(path.name) and path.name not in current:
+                with suppress(OSError):
+                    path.unlink()

@@ -26,6 +26,10 @@ from safe_retrieval.types import Document
 COMPRESSED = (".gz", ".zst")
 """What may stand behind the name of a text file."""
 
+STREAMED: Mapping[str, Any] = {"pre_buffer": False, "buffer_size": 1 << 20}
+"""How Arrow is to read Parquet: a piece of each column at a time. Otherwise it holds whole row groups, which may be the
+whole file."""
+
 _BATCH_ROWS = 500
 # The csv module refuses fields above 128 KiB unless told otherwise; this is its largest bound on every platform.
 _FIELD_BYTES = 2**31 - 1
@@ -273,7 +277,7 @@ def _read_parquet(path: Path, _: Fields) -> Iterator[Record]:
 
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, **STREAMED) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1

@@ -74,6 +74,7 @@ class Fields:
 
 
 PLAIN_FIELDS = Fields()
+"""Under the names that most corpora use."""
 
 
 def document_of(row: Mapping[str, Any], place: Place, fields: Fields) -> Document:

@@ -12,27 +12,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from safe_retrieval.errors import IndexFormatError, InputError
+from safe_retrieval.errors import IndexFormatError, IndexLockedError, InputError
 from safe_retrieval.index.approximate import ApproximateIndex
 from safe_retrieval.index.base import VectorIndex
-from safe_retrieval.index.documents import DocumentStore
+from safe_retrieval.index.documents import DocumentStore, read_deleted
 from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.faiss_index import FaissIndex
 from safe_retrieval.index.filters import Condition
-from safe_retrieval.index.manifest import FileRecord, IndexManifest, SegmentRecord, check_file, read_manifest
+from safe_retrieval.index.manifest import IndexManifest, SegmentRecord, check_file, read_manifest
 from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.vectors import Ranking, Selection, check_k, check_vectors, ordered
 from safe_retrieval.types import Document, FloatMatrix, FloatVector, Hit
 
-# A writer replaces the manifest and then removes the files of the old one. Whoever read the old manifest just before
-# finds its files gone and looks again.
-_ATTEMPTS = 50
+ATTEMPTS = 50
+"""How often a reader looks again: a writer replaces the manifest and then removes the files of the old one, so whoever
+read the old manifest just before finds its files gone."""
 _BLOCK_ROWS = 16_384
 _BLOCK_DOCUMENTS = 512
 
@@ -50,6 +51,7 @@ class Opening(NamedTuple):
 
 
 USUAL_OPENING = Opening()
+"""Hashes compared, vectors left in the file."""
 
 
 class Block(NamedTuple):
@@ -119,8 +121,7 @@ class Segment:
             documents = on_failure.enter_context(DocumentStore(documents_path))
             if len(documents) != record.count:
                 raise IndexFormatError(f"{documents_path}: expected {record.count} documents, got {len(documents)}")
-            settings = manifest.search if record.factory == manifest.factory else None
-            vectors = _read_vectors(folder, record, documents, settings, opening)
+            vectors = _read_vectors(folder, record, documents, _settings(manifest, record), opening)
             if vectors.dimension != manifest.dimension:
                 raise IndexFormatError(
                     f"{vectors_path}: expected vectors of length {manifest.dimension}, got {vectors.dimension}"
@@ -129,9 +130,13 @@ class Segment:
             on_failure.pop_all()
         return segment
 
-    def with_deletions(self, folder: Path, record: SegmentRecord) -> Segment:
-        """The same files with other deletions; they are not opened again."""
-        return Segment(record, self.vectors, self.documents, read_deleted(folder, record, verify=False))
+    def with_deletions(self, folder: Path, record: SegmentRecord, *, verify: bool) -> Segment:
+        """The same files with other deletions; they are not opened again.
+
+        Raises:
+            IndexFormatError: the file of deletions is missing or damaged; its hash is compared if asked to ``verify``.
+        """
+        return Segment(record, self.vectors, self.documents, read_deleted(folder, record, verify=verify))
 
     @property
     def deleted(self) -> NDArray[np.int64]:
@@ -139,8 +144,8 @@ class Segment:
         return np.empty(0, np.int64) if self.live is None else np.flatnonzero(~self.live)
 
     def rankings(self, queries: FloatMatrix, k: int, condition: Condition | None) -> list[Ranking]:
-        """The best positions inside the segment for each query; deleted ones are not found."""
-        return self.vectors.rankings(queries, k, within=self._selected(condition))
+        """The best positions inside the segment for each of some checked queries; deleted ones are not found."""
+        return self.vectors.nearest(queries, k, self._selected(condition))
 
     def above(self, query: FloatVector, least: float, condition: Condition | None) -> Ranking:
         """All positions inside the segment that score at least ``least``; deleted ones are not found."""
@@ -188,16 +193,32 @@ class Segment:
                 yield chosen
 
     def faults(self) -> list[str]:
-        """What is wrong with the numbering of documents or with a vector, one sentence each; reads everything."""
-        found = self.documents.faults()
+        """What is wrong with a numbering or with a vector, one sentence each; reads everything."""
         path = self.documents.path.parent / self.record.vectors.name
+        astray = [f"{path}: {fault}" for fault in self.vectors.faults()]
+        found = self.documents.faults() + astray
+        if astray:
+            return found  # FAISS would give other vectors than those asked for, or none
         for start in range(0, self.record.count, _BLOCK_ROWS):
             stop = min(start + _BLOCK_ROWS, self.record.count)
             try:
                 check_vectors(self.vectors.vectors_between(start, stop), self.vectors.dimension)
-            except InputError as error:
-                found.append(f"{path}: among the vectors {start} to {stop - 1}: {error}")
+            except (InputError, RuntimeError) as error:  # RuntimeError is FAISS's own, for what it cannot find
+                found.append(f"{path}: among the vectors {start} to {stop - 1}: {error}; build the index again")
         return found
+
+
+def _settings(manifest: IndexManifest, record: SegmentRecord) -> SearchSettings | None:
+    """How a segment is searched, as far as the manifest says; ``None`` leaves it to its kind."""
+    return manifest.search if record.factory == manifest.factory else None
+
+
+_Files = tuple[SegmentRecord, SearchSettings | None]
+"""What a segment was opened from, deletions apart: those may change without opening it again."""
+
+
+def _files(manifest: IndexManifest, record: SegmentRecord) -> _Files:
+    return replace(record, deleted=None, deleted_count=0), _settings(manifest, record)
 
 
 def _read_vectors(
@@ -218,34 +239,12 @@ def _read_vectors(
     )
 
 
-def read_deleted(folder: Path, record: SegmentRecord, *, verify: bool) -> NDArray[np.int64] | None:
-    """The positions that are deleted from a segment; ``None`` if none is.
-
-    Raises:
-        IndexFormatError: the file is missing or damaged, or its positions are not the segment's.
-    """
-    if record.deleted is None:
-        if record.deleted_count:
-            raise IndexFormatError(f"{folder}: {record.vectors.name} has deleted documents and no file that names them")
-        return None
-    path = check_file(folder, record.deleted, hashes=verify)
-    try:
-        positions: NDArray[np.int64] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise IndexFormatError(f"{path} cannot be read: {error}; restore it, or build the index again") from error
-    sound = (
-        positions.ndim == 1
-        and positions.dtype == np.int64
-        and len(positions) == record.deleted_count
-        and bool(np.all(np.diff(positions) > 0))
-        and (not positions.size or (positions[0] >= 0 and positions[-1] < record.count))
+def being_changed(folder: Path) -> IndexLockedError:
+    """What a reader says that writers left no time to read anything."""
+    return IndexLockedError(
+        f"{folder} is being changed: looked at {ATTEMPTS} times, it was another one each time before it could be "
+        "read; try again when its writers pause"
     )
-    if not sound:
-        raise IndexFormatError(
-            f"{path}: expected {record.deleted_count} rising positions below {record.count}; restore it, or build the "
-            "index again"
-        )
-    return positions
 
 
 class Snapshot:
@@ -271,41 +270,62 @@ class Snapshot:
         Raises:
             IndexFormatError: a file is missing, damaged, or does not belong to the others.
         """
-        known: dict[FileRecord, Segment] = {}
-        if before is not None and before.manifest.search == manifest.search:
-            known = {segment.record.vectors: segment for segment in before.segments}
-        segments: list[Segment] = []
+        known = {} if before is None else before._opened()
         with ExitStack() as on_failure:
-            for record in manifest.segments:
-                same = known.get(record.vectors)
-                if same is None or same.record.documents != record.documents:
-                    segments.append(Segment.open(folder, record, manifest, opening))
-                    on_failure.callback(segments[-1].documents.close)
-                elif same.record == record:
-                    segments.append(same)
-                else:
-                    segments.append(same.with_deletions(folder, record))
+            snapshot = cls._of(folder, manifest, opening, known, on_failure)
             on_failure.pop_all()
-        return cls(manifest, segments)
+        return snapshot
 
     @classmethod
     def open_newest(cls, folder: Path, opening: Opening, *, before: Snapshot | None = None) -> Snapshot:
         """Open the state that a folder is in now; ``before`` itself comes back, if that is it.
 
+        What was opened before a writer got in the way is kept, so a large segment is hashed once.
+
         Raises:
             IndexFolderError: there is no index.
             IndexFormatError: a file is missing, damaged, or does not belong to the others.
+            IndexLockedError: others changed the index every time that this was about to be done.
         """
-        for _ in range(_ATTEMPTS - 1):
-            manifest = read_manifest(folder)
-            if before is not None and before.manifest == manifest:
-                return before
-            try:
-                return cls.open(folder, manifest, opening, before=before)
-            except IndexFormatError:
-                if read_manifest(folder) == manifest:
-                    raise
-        return cls.open(folder, read_manifest(folder), opening, before=before)
+        known = {} if before is None else before._opened()
+        with ExitStack() as on_failure:
+            for _ in range(ATTEMPTS):
+                manifest = read_manifest(folder)
+                if before is not None and before.manifest == manifest:
+                    return before
+                try:
+                    snapshot = cls._of(folder, manifest, opening, known, on_failure)
+                except IndexFormatError:
+                    if read_manifest(folder) == manifest:
+                        raise
+                else:
+                    on_failure.pop_all()  # what the snapshot has no use for closes itself
+                    return snapshot
+            raise being_changed(folder)
+
+    @classmethod
+    def _of(
+        cls,
+        folder: Path,
+        manifest: IndexManifest,
+        opening: Opening,
+        known: dict[_Files, Segment],
+        on_failure: ExitStack,
+    ) -> Snapshot:
+        """Open what a manifest names and ``known`` has not, which has it from then on."""
+        segments: list[Segment] = []
+        for record in manifest.segments:
+            files = _files(manifest, record)
+            if files not in known:
+                known[files] = Segment.open(folder, record, manifest, opening)
+                on_failure.callback(known[files].documents.close)
+            elif known[files].record != record:
+                known[files] = known[files].with_deletions(folder, record, verify=opening.verify)
+            segments.append(known[files])
+        return cls(manifest, segments)
+
+    def _opened(self) -> dict[_Files, Segment]:
+        return {_files(self.manifest, segment.record): segment for segment in self.segments}
 
     def rankings(self, vectors: FloatMatrix, k: int, condition: Condition | None = None) -> list[Ranking]:
         """The best positions for each query over all segments, ties by position; only those that fulfil a condition.

@@ -9,27 +9,28 @@
     merge_index(out)                                 # joins the parts on the disk and makes them the index
 
 Every step can be done again: what is there and sound is left as it is, so a step that a dying machine left half done is
-simply started once more, and two machines that do the same one get in nobody's way. The index has the same hashes as
-one that :func:`~safe_retrieval.index.builder.build_index` makes of the same shards.
+simply started once more, and two machines that do the same one get in nobody's way. What is damaged is not sound: every
+file has its hash beside it, and is made again where it does not match. The index has the same hashes as one that
+:func:`~safe_retrieval.index.builder.build_index` makes of the same shards.
+
+Planning and merging hold the folder's lock, each for itself; a build of all steps in one process holds it throughout.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from uuid import uuid4
 
 from safe_retrieval.encoder.progress import progress_bar
-from safe_retrieval.errors import DataError, IndexFolderError, InputError
-from safe_retrieval.index.advisor import advise
+from safe_retrieval.errors import DataError, IndexFolderError
 from safe_retrieval.index.builder import (
     DOCUMENTS_NAME,
+    SHARD_SIZE,
+    chosen_factory,
     encoder_record,
     library_versions,
     publish_build,
@@ -38,21 +39,23 @@ from safe_retrieval.index.builder import (
 from safe_retrieval.index.documents import DocumentStore, DocumentWriter
 from safe_retrieval.index.encoding import ShardEncoder
 from safe_retrieval.index.factories import AUTO, FLAT, parse_factory
-from safe_retrieval.index.faiss_files import Blocks, merge_parts, write_part
-from safe_retrieval.index.manifest import BUILD_FOLDER, BuildRecord, IndexManifest, file_sha256, sync_file
+from safe_retrieval.index.faiss_files import Blocks, merge_parts
+from safe_retrieval.index.manifest import BUILD_FOLDER, BuildRecord, IndexManifest, sync_file
 from safe_retrieval.index.plan import PLAN_NAME, BuildPlan, Shard, even_bounds, read_plan
 from safe_retrieval.index.publish import locked, writing
-from safe_retrieval.index.shards import ShardStore, shard_key
+from safe_retrieval.index.shards import BuildFiles, aside_of, keep, kept_sha256, shard_key
 from safe_retrieval.index.vector_files import (
-    TRAINED_NAME,
     VectorFiles,
-    check_memory,
     readings,
+    write_lists,
     write_originals,
     write_trained,
     write_vectors,
 )
 from safe_retrieval.types import Document, Encoder, FloatMatrix
+
+ShardCount = int | Callable[[int], int]
+"""How many shards there are to be, or what says how many for so many documents."""
 
 _MEND = "do the same step again"
 _BATCH = 512
@@ -63,10 +66,11 @@ def plan_build(
     encoder: Encoder,
     out: str | Path,
     *,
-    shards: int,
+    shards: ShardCount,
     factory: str = FLAT,
     memory: int | None = None,
     batch_size: int = 32,
+    deletes: bool = False,
 ) -> BuildPlan:
     """Put the documents of a build on the disk and write its shard manifest; nothing is encoded.
 
@@ -76,21 +80,56 @@ def plan_build(
         documents: the corpus; read once, in order. Ids are unique.
         encoder: who will encode them; only its name, space and dimension are needed here.
         out: the index folder: missing, empty, an index, or an unfinished build.
-        shards: how many there are to be.
+        shards: how many there are to be; a function is asked when the number of documents is known.
         factory: the kind of index, or ``auto``.
-        memory: as for :func:`~safe_retrieval.index.builder.build_index`; each process that adds a shard holds that
-            shard's part of the index besides.
+        memory: as for :func:`~safe_retrieval.index.builder.build_index`, of each process.
         batch_size: texts in one forward pass.
+        deletes: as for :func:`~safe_retrieval.index.builder.build_index`.
 
     Raises:
         DataError: the corpus is empty or broken, or has an id twice.
-        InputError: more shards than documents, or a kind of index that cannot be made of so many documents.
+        InputError: more shards than documents, or a kind of index that cannot be made of such or so many vectors.
         IndexFolderError: ``out`` holds something else, or cannot be written.
         IndexLockedError: another process is building there.
     """
     out = Path(out)
-    with locked(out), writing(out, mend=_MEND):
+    with locked(out):
+        return planned(
+            documents,
+            encoder,
+            out,
+            shards=shards,
+            factory=factory,
+            memory=memory,
+            batch_size=batch_size,
+            deletes=deletes,
+        )
+
+
+def planned(
+    documents: Iterable[Document],
+    encoder: Encoder,
+    out: Path,
+    *,
+    shards: ShardCount,
+    factory: str,
+    memory: int | None,
+    batch_size: int,
+    deletes: bool,
+    resume: bool = True,
+) -> BuildPlan:
+    """As :func:`plan_build`. The folder's lock must be held.
+
+    Args:
+        documents, encoder, out, shards, factory, memory, batch_size, deletes: as for :func:`plan_build`.
+        resume: leave what an unfinished build did; otherwise it is dropped first.
+    """
+    if factory != AUTO:
+        parse_factory(factory).check_dimension(encoder.dimension)  # before a long corpus is read
+    with writing(out, mend=_MEND):
         folder = out / BUILD_FOLDER
+        if not resume and folder.exists():
+            shutil.rmtree(folder)
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         (folder / PLAN_NAME).unlink(missing_ok=True)
         path = folder / DOCUMENTS_NAME
@@ -101,17 +140,13 @@ def plan_build(
             count = len(writer)
         if not count:
             raise DataError("expected a corpus with at least one document, got an empty one")
-        name = advise(count, encoder.dimension, memory=memory).factory.name if factory == AUTO else factory
-        kind = parse_factory(name)
-        kind.check_count(count)
-        kind.check_dimension(encoder.dimension)
-        check_memory(kind, encoder.dimension, count, memory)
+        kind = chosen_factory(factory, count, encoder.dimension, memory=memory, deletes=deletes)
         with DocumentStore(path) as store:
             cut = tuple(
                 Shard(start, stop, shard_key(encoder, _contents(store, start, stop)))
-                for start, stop in even_bounds(count, shards)
+                for start, stop in even_bounds(count, shards if isinstance(shards, int) else shards(count))
             )
-        plan = BuildPlan(encoder_record(encoder), encoder.dimension, count, name, memory, batch_size, cut)
+        plan = BuildPlan(encoder_record(encoder), encoder.dimension, count, kind.name, memory, batch_size, cut)
         sync_file(path)  # the plan must not outlive its documents in a power cut
         plan.write(out)
     return plan
@@ -138,17 +173,25 @@ def embed_shard(out: str | Path, number: int, encoder: Encoder) -> bool:
     plan = read_plan(out)
     plan.check_encoder(encoder)
     shard = plan.shard(number)
-    store = ShardStore(out / BUILD_FOLDER / "shards")
-    if store.load(number, shard.key) is not None:
+    store = BuildFiles(out, plan).shards
+    if store.has(number, shard.key):
         return False
     with DocumentStore(out / BUILD_FOLDER / DOCUMENTS_NAME) as documents:
-        contents = _contents(documents, shard.start, shard.stop)
-    if shard_key(encoder, contents) != shard.key:
-        raise IndexFolderError(f"{out}: the documents of shard {number + 1} are not those of the plan; plan again")
-    vectors = ShardEncoder(encoder, plan.batch_size).encode(contents, start=shard.start)
-    with writing(out, mend=_MEND):
-        store.save(number, shard.key, vectors)
+        if shard_key(encoder, _contents(documents, shard.start, shard.stop)) != shard.key:
+            raise IndexFolderError(f"{out}: the documents of shard {number + 1} are not those of the plan; plan again")
+        blocks = _encoded(documents, shard, ShardEncoder(encoder, plan.batch_size))
+        with writing(out, mend=_MEND):
+            store.save_blocks(number, shard.key, shard.stop - shard.start, blocks)
     return True
+
+
+def _encoded(documents: DocumentStore, shard: Shard, encoder: ShardEncoder) -> Iterator[FloatMatrix]:
+    """The vectors of a shard, so many documents at a time that neither texts nor vectors grow with the shard."""
+    contents = _contents(documents, shard.start, shard.stop)
+    start = shard.start
+    while block := list(islice(contents, SHARD_SIZE)):
+        yield encoder.encode(block, start=start)
+        start += len(block)
 
 
 def build_in_shards(
@@ -160,41 +203,52 @@ def build_in_shards(
     factory: str = FLAT,
     memory: int | None = None,
     batch_size: int = 32,
+    deletes: bool = False,
     resume: bool = True,
     progress: bool | None = None,
 ) -> IndexManifest:
     """All steps of a build in this process, shard after shard; the same call goes on after a stop.
 
     Args:
-        documents, encoder, out, shards, factory, memory, batch_size: as for :func:`plan_build`.
+        documents, encoder, out, shards, factory, memory, batch_size, deletes: as for :func:`plan_build`.
         resume: take over what an unfinished build left, where it fits; otherwise drop it first.
         progress: whether to show bars on stderr; ``None`` shows them from 500 documents up.
 
     Raises:
         DataError, InputError, IndexFolderError, IndexLockedError: as in :func:`plan_build`.
     """
-    if not resume:
-        drop_build(out)
-    plan = plan_build(documents, encoder, out, shards=shards, factory=factory, memory=memory, batch_size=batch_size)
-    with progress_bar(plan.count, f"Indexing with {encoder.name}", show=progress) as advance:
-        for number, shard in enumerate(plan.shards):
-            embed_shard(out, number, encoder)
-            advance(shard.stop - shard.start)
-    train_index(out)
-    for number in range(len(plan.shards)):
-        add_shard(out, number)
-    return merge_index(out, progress=progress)
+    out = Path(out)
+    with locked(out):  # throughout: another build would plan anew over this one's documents
+        plan = planned(
+            documents,
+            encoder,
+            out,
+            shards=shards,
+            factory=factory,
+            memory=memory,
+            batch_size=batch_size,
+            deletes=deletes,
+            resume=resume,
+        )
+        with progress_bar(plan.count, f"Indexing with {encoder.name}", show=progress) as advance:
+            for number, shard in enumerate(plan.shards):
+                embed_shard(out, number, encoder)
+                advance(shard.stop - shard.start)
+        train_index(out)
+        for number in range(len(plan.shards)):
+            add_shard(out, number)
+        return merged(out, progress=progress)
 
 
 def missing_shards(out: str | Path) -> list[int]:
     """Numbers of the shards of a planned build that are still to be encoded, counted from 0."""
-    out = Path(out)
-    store = ShardStore(out / BUILD_FOLDER / "shards")
-    return [number for number, shard in enumerate(read_plan(out).shards) if store.load(number, shard.key) is None]
+    plan = read_plan(Path(out))
+    store = BuildFiles(Path(out), plan).shards
+    return [number for number, shard in enumerate(plan.shards) if not store.has(number, shard.key)]
 
 
 def train_index(out: str | Path) -> bool:
-    """Train the kind of index on an even sample of all shards, unless that was done.
+    """Train the kind of index on an even sample of all shards, unless that was done and what it left is sound.
 
     Returns:
         Whether there was something to train: flat indexes need none, and those that are made as a whole are trained
@@ -206,18 +260,19 @@ def train_index(out: str | Path) -> bool:
     out = Path(out)
     plan = read_plan(out)
     factory = parse_factory(plan.factory)
-    path = _trained(out, plan)
-    if not factory.lists or path.exists():
+    files = BuildFiles(out, plan)
+    path, key = files.trained
+    if not factory.lists or kept_sha256(path, key) is not None:
         return False
     with writing(out, mend=_MEND):
-        aside = path.with_name(f"{uuid4().hex}.partial")
-        write_trained(aside, factory, plan.dimension, plan.count, partial(_vectors, out, plan), memory=plan.memory)
-        aside.replace(path)
+        aside = aside_of(path)
+        write_trained(aside, factory, plan.dimension, plan.count, files.vectors, memory=plan.memory)
+        keep(aside, path, key)
     return True
 
 
 def add_shard(out: str | Path, number: int) -> bool:
-    """Put one shard into the lists of the trained index, as a file of its own, unless that was done.
+    """Put one shard into the lists of the trained index, as a file of its own, unless there is a sound one.
 
     Returns:
         Whether there was something to do: only inverted files are made in parts.
@@ -229,19 +284,19 @@ def add_shard(out: str | Path, number: int) -> bool:
     out = Path(out)
     plan = read_plan(out)
     shard = plan.shard(number)
-    if not parse_factory(plan.factory).lists:
+    factory = parse_factory(plan.factory)
+    if not factory.lists:
         return False
-    trained = _trained(out, plan)
-    if not trained.exists():
-        raise IndexFolderError(f"{out}: the index is not trained yet; run: safe-retrieval index shards train {out}")
-    path = _part(out, plan, number)
-    if path.exists():
+    files = BuildFiles(out, plan)
+    path, key = files.part(number, files.trained_sha256())
+    if kept_sha256(path, key) is not None:
         return False
     with writing(out, mend=_MEND):
         path.parent.mkdir(exist_ok=True)
-        aside = path.with_name(f"{uuid4().hex}.partial")
-        write_part(aside, trained, Blocks(shard.start, [_loaded(out, plan, number)]))
-        aside.replace(path)
+        aside = aside_of(path)
+        blocks = Blocks(shard.start, files.shard_vectors(number))
+        write_lists(aside, files.trained.path, factory, plan.dimension, blocks, memory=plan.memory)
+        keep(aside, path, key)
     return True
 
 
@@ -257,68 +312,43 @@ def merge_index(out: str | Path, *, progress: bool | None = None) -> IndexManife
         IndexLockedError: another process is building there.
     """
     out = Path(out)
-    started = time.monotonic()
     with locked(out):
-        plan = read_plan(out)
-        factory = parse_factory(plan.factory)
-        folder = out / BUILD_FOLDER
-        blocks = partial(_vectors, out, plan)
-        # Lists are merged from files, not from vectors.
-        passes = int(factory.lossy) if factory.lists else readings(factory)
-        shows = progress if passes else False
-        with writing(out, mend=_MEND), vectors_shown(factory, passes * plan.count, blocks, show=shows) as shown:
-            if factory.lists:
-                path = folder / "vectors.faiss"
-                parts = [_present(out, plan, number) for number in range(len(plan.shards))]
-                merge_parts(path, _trained(out, plan), parts)
-                files = VectorFiles(path, write_originals(folder, factory, plan.dimension, plan.count, shown))
-            else:
-                files = write_vectors(folder, factory, plan.dimension, plan.count, shown, memory=plan.memory)
-        record = BuildRecord(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=round(time.monotonic() - started, 3),
-            shards=len(plan.shards),
-            reused_shards=0,
-            shard_size=-(-plan.count // len(plan.shards)),
-            versions=library_versions(),
-        )
-        return publish_build(
-            out,
-            encoder=plan.encoder,
-            dimension=plan.dimension,
-            count=plan.count,
-            factory=factory,
-            files=files,
-            record=record,
-        )
+        return merged(out, progress=progress)
 
 
-def drop_build(out: str | Path) -> None:
-    """Drop what an unfinished build left, so that the next plan starts anew.
-
-    Raises:
-        IndexLockedError: another process is building there.
-    """
-    folder = Path(out) / BUILD_FOLDER
-    if folder.exists():
-        with locked(Path(out)):
-            shutil.rmtree(folder)
-
-
-def shard_number(text: str, shards: int) -> int:
-    """The shard that ``3/64`` means, counted from 0.
-
-    Raises:
-        InputError: it is not of that form, or the plan has another number of shards.
-    """
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise InputError(f"expected a shard such as 3/64, counted from 1, got {text!r}")
-    if int(of) != shards:
-        raise InputError(
-            f"the build was planned with {shards} shards, got {text!r}; plan it again, or say {number}/{shards}"
-        )
-    return int(number) - 1
+def merged(out: Path, *, progress: bool | None) -> IndexManifest:
+    """As :func:`merge_index`. The folder's lock must be held."""
+    started = time.monotonic()
+    plan = read_plan(out)
+    factory = parse_factory(plan.factory)
+    done, folder = BuildFiles(out, plan), out / BUILD_FOLDER
+    # Lists are merged from files, not from vectors.
+    passes = int(factory.lossy) if factory.lists else readings(factory)
+    shows = progress if passes else False
+    with writing(out, mend=_MEND), vectors_shown(factory, passes * plan.count, done.vectors, show=shows) as shown:
+        if factory.lists:
+            path = folder / "vectors.faiss"
+            merge_parts(path, done.trained.path, done.sound_parts())
+            files = VectorFiles(path, write_originals(folder, factory, plan.dimension, plan.count, shown))
+        else:
+            files = write_vectors(folder, factory, plan.dimension, plan.count, shown, memory=plan.memory)
+    record = BuildRecord(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - started, 3),
+        shards=len(plan.shards),
+        reused_shards=0,
+        shard_size=-(-plan.count // len(plan.shards)),
+        versions=library_versions(),
+    )
+    return publish_build(
+        out,
+        encoder=plan.encoder,
+        dimension=plan.dimension,
+        count=plan.count,
+        factory=factory,
+        files=files,
+        record=record,
+    )
 
 
 def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -327,50 +357,6 @@ def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield chunk
 
 
-def _contents(store: DocumentStore, start: int, stop: int) -> list[str]:
-    contents: list[str] = []
+def _contents(store: DocumentStore, start: int, stop: int) -> Iterator[str]:
     for first in range(start, stop, _BATCH):
-        contents += [document.content for document in store.at(range(first, min(first + _BATCH, stop)))]
-    return contents
-
-
-def _loaded(out: Path, plan: BuildPlan, number: int) -> FloatMatrix:
-    vectors = ShardStore(out / BUILD_FOLDER / "shards").load(number, plan.shards[number].key)
-    if vectors is None:
-        of = len(plan.shards)
-        raise IndexFolderError(
-            f"{out}: shard {number + 1} of {of} is missing or damaged; run: safe-retrieval index shards embed {out} "
-            f"--shard {number + 1}/{of}"
-        )
-    return vectors
-
-
-def _vectors(out: Path, plan: BuildPlan) -> Iterator[FloatMatrix]:
-    for number in range(len(plan.shards)):
-        yield _loaded(out, plan, number)
-
-
-def _trained(out: Path, plan: BuildPlan) -> Path:
-    """Under a name that says of which plan it was made: another corpus or kind is trained anew."""
-    digest = hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]
-    return out / BUILD_FOLDER / f"{digest}-{TRAINED_NAME}"
-
-
-def _part(out: Path, plan: BuildPlan, number: int) -> Path:
-    """Under a name that says of which trained index it is a part, and of which vectors.
-
-    The trained index alone would not do: documents that are not in its sample may change, and it stays the same.
-    """
-    made_of = f"{file_sha256(_trained(out, plan))} {plan.shards[number].key}"
-    digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    return out / BUILD_FOLDER / "parts" / f"{digest}-{number:06d}.faiss"
-
-
-def _present(out: Path, plan: BuildPlan, number: int) -> Path:
-    if not _trained(out, plan).exists() or not (path := _part(out, plan, number)).exists():
-        of = len(plan.shards)
-        raise IndexFolderError(
-            f"{out}: part {number + 1} of {of} is missing; run: safe-retrieval index shards add {out} "
-            f"--shard {number + 1}/{of}"
-        )
-    return path
+        yield from (document.content for document in store.at(range(first, min(first + _BATCH, stop))))

@@ -29,6 +29,7 @@ from safe_retrieval.index.faiss_index import save_faiss
 from safe_retrieval.types import FloatMatrix
 
 TRAINED_NAME = "trained.faiss"
+"""An index that is trained and still empty, inside the build folder."""
 
 # Of the memory that is given: FAISS's clustering works beside its sample, and lists that grow are copied.
 _SAMPLE_SHARE = 0.4
@@ -75,8 +76,7 @@ def write_vectors(
     trained = folder / TRAINED_NAME
     write_trained(trained, factory, dimension, count, blocks, memory=memory)
     if factory.lists:
-        parts = list(_parts(folder, trained, _part_rows(factory, dimension, count, memory), blocks()))
-        join_parts(path, trained, parts)
+        write_lists(path, trained, factory, dimension, Blocks(0, blocks()), memory=memory)
     else:
         _write_whole(path, trained, in_larger_blocks(blocks()))
     trained.unlink()
@@ -144,6 +144,25 @@ def check_memory(factory: Factory, dimension: int, count: int, memory: int | Non
         )
 
 
+def write_lists(
+    path: Path, trained: Path, factory: Factory, dimension: int, blocks: Blocks, *, memory: int | None = None
+) -> None:
+    """Put vectors into the lists of a trained inverted file, as a file of their own.
+
+    Args:
+        path: the new file; parts of it are written beside it first, under names that begin with its own.
+        trained: the trained inverted file without vectors.
+        factory: its kind.
+        dimension: length of a vector.
+        blocks: the vectors; their positions become their ids.
+        memory: bytes that vectors may take, as for :func:`write_vectors`; the trained file comes on top.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    join_parts(path, trained, list(_parts(path, trained, _part_rows(factory, dimension, memory), blocks)))
+
+
 def join_parts(path: Path, trained: Path, parts: list[Path]) -> None:
     """Make one inverted file of its parts, which are gone afterwards."""
     if len(parts) == 1:
@@ -160,40 +179,44 @@ def _sample_rows(factory: Factory, dimension: int, memory: int | None) -> int:
     return min(factory.most_training, max(1, int(_SAMPLE_SHARE * memory / (4 * dimension))))
 
 
-def _part_rows(factory: Factory, dimension: int, count: int, memory: int | None) -> int:
+def _part_rows(factory: Factory, dimension: int, memory: int | None) -> int | None:
+    """Most vectors of a part; ``None`` where there is no bound."""
     if memory is None:
-        return count
+        return None
     return max(1, int(_PART_SHARE * memory / (factory.bytes_per_vector(dimension) + _LIST_OVERHEAD)))
 
 
-def _parts(folder: Path, trained: Path, rows: int, blocks: Iterable[FloatMatrix]) -> Iterator[Path]:
-    """Write parts of at most so many rows each, or of one block if that is larger."""
-    start, number = 0, 0
-    remaining = iter(blocks)
+def _parts(path: Path, trained: Path, rows: int | None, blocks: Blocks) -> Iterator[Path]:
+    """Write parts of at most so many rows each, or of one block if that is larger, beside ``path``."""
+    start, number = blocks.start, 0
+    remaining = iter(blocks.vectors)
     first = next(remaining, None)
     while first is not None:
         part = _Run(first, remaining, rows)
-        path = folder / f"part-{number:06d}.faiss"
-        write_part(path, trained, Blocks(start, part))
-        yield path
+        name = path.with_name(f"{path.name}-{number:06d}")
+        write_part(name, trained, Blocks(start, part))
+        yield name
         start, number, first = start + part.taken, number + 1, part.next
 
 
 class _Run:
     """Blocks out of a stream until so many rows are taken; knows what came after them."""
 
-    def __init__(self, first: FloatMatrix, remaining: Iterator[FloatMatrix], rows: int) -> None:
+    def __init__(self, first: FloatMatrix, remaining: Iterator[FloatMatrix], rows: int | None) -> None:
         self.next: FloatMatrix | None = first
         self.taken = 0
         self._remaining = remaining
         self._rows = rows
 
     def __iter__(self) -> Iterator[FloatMatrix]:
-        while self.next is not None and (not self.taken or self.taken + len(self.next) <= self._rows):
+        while self.next is not None and self._takes(len(self.next)):
             block = self.next
             self.taken += len(block)
             yield block
             self.next = next(self._remaining, None)
+
+    def _takes(self, rows: int) -> bool:
+        return self._rows is None or not self.taken or self.taken + rows <= self._rows
 
 
 def _write_whole(path: Path, trained: Path, blocks: Iterable[FloatMatrix]) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 from safe_retrieval.cli.index import app
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.errors import DataError, IndexFolderError, IndexFormatError, InputError, OfflineError
+from safe_retrieval.index import advisor, distributed, steps
 from safe_retrieval.index.manifest import read_manifest
 from tests.support.encoders import HashEncoder
 from tests.support.tiny_models import tokenizer
@@ -215,3 +218,56 @@ def test_a_data_set_and_a_template(corpus: Path, tmp_path: Path, monkeypatch: py
     assert json.loads(CLI.invoke(app, ["get", out, "a"]).stdout)[0]["text"] == "H: B"
     assert isinstance(CLI.invoke(app, ["build", "hf:some/set", out, "--offline"]).exception, OfflineError)
     assert "need a data set" in str(CLI.invoke(app, ["build", str(corpus), out, "--split", "test"]).exception)
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_no_resume_drops_what_an_interrupted_build_rejected_too(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    out = str(tmp_path / "out")
+    with corpus.open("a") as file:
+        file.write("broken\n")
+    options = ["--shards", "2", "--skip-bad"]
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "train_index", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        CLI.invoke(app, ["build", str(corpus), out, *options])
+    assert (tmp_path / "out" / "rejected.jsonl").exists()
+    if engine == "ray":
+        without_ray(monkeypatch)
+    again = CLI.invoke(app, ["build", str(corpus), out, *options, "--no-resume", "--engine", engine])
+    assert again.exit_code == 0, again.exception
+    assert "1 bad line skipped" in again.stderr
+
+
+def without_ray(monkeypatch: pytest.MonkeyPatch, workers: list[float] | None = None) -> None:
+    """A loop in the place of Ray; it notes the GPUs of each worker."""
+
+    def one_by_one(_ray: Any, work: Any, _plan: Any, shards: list[int], **_: Any) -> None:
+        if workers is not None:
+            workers.append(work.gpus)
+        worker = work.worker(*work.arguments)
+        for number in shards:
+            worker({"item": number})
+
+    monkeypatch.setattr(distributed, "require", lambda *_, **__: None)
+    monkeypatch.setattr(distributed, "_each", one_by_one)
+    monkeypatch.setattr(distributed, "_running", lambda *_: nullcontext())
+    monkeypatch.setattr(distributed, "_quiet", lambda *_: nullcontext())
+
+
+def test_gpus_are_those_of_workers(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, gpus = str(tmp_path / "out"), list[float]()
+    refused = CLI.invoke(app, ["build", str(corpus), out, "--gpus", "1"])
+    assert "--gpus 1 needs --engine ray" in str(refused.exception)
+    without_ray(monkeypatch, gpus)
+    built = CLI.invoke(app, ["build", str(corpus), out, "--engine", "ray", "--gpus", "0.5"])
+    assert built.exit_code == 0, built.exception
+    assert gpus == [0.5]
+    assert read_manifest(tmp_path / "out").build.shards == 8
+
+
+def test_deletes_is_what_auto_goes_by(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advisor, "_MOST_FLAT", 5)
+    for options, kind in (([], "HNSW32"), (["--deletes"], "SQ8"), (["--deletes", "--shards", "2"], "SQ8")):
+        built = CLI.invoke(app, ["build", str(corpus), str(tmp_path / "out"), "--factory", "auto", *options])
+        assert built.stdout.startswith(f"{kind}\n"), built.exception

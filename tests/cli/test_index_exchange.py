@@ -121,3 +121,14 @@ def test_verify_encodes_a_sample_again(index: str, monkeypatch: pytest.MonkeyPat
     assert len(wrong.stdout.splitlines()) == 15
     assert "document 'd0' encoded again has a cosine of" in wrong.stdout
     assert CLI.invoke(app, ["verify", index, "--sample", "0"]).exit_code == 0
+
+
+def test_import_within_a_memory(index: str, tmp_path: Path) -> None:
+    table, out = str(tmp_path / "c.parquet"), str(tmp_path / "out")
+    CLI.invoke(app, ["export", index, table])
+    refused = CLI.invoke(app, ["import", table, out, "--factory", "HNSW8", "--memory", "1KB"])
+    assert "more than the 1e-06 GB that were given" in str(refused.exception)
+    assert CLI.invoke(app, ["import", table, out, "--factory", "HNSW8", "--memory", "1MB"]).exit_code == 0
+    folder = str(saved(tmp_path / "theirs", [{} for _ in range(12)]))
+    options = ["--encoder", "hash-encoder", "--memory", "1MB"]
+    assert "needs a .parquet file" in str(CLI.invoke(app, ["import", folder, out, *options]).exception)

@@ -169,18 +169,22 @@ def test_stopped_at_any_step_the_old_index_or_the_new_one_is_there(
     }
 
 
+BUILD = """
+import sys
+from tests.support.build_slowly import HashEncoder, SHARD_SIZE, build_index, small_corpus
+build_index(small_corpus(80), HashEncoder(delay=0.3), sys.argv[1], factory=sys.argv[2], shard_size=SHARD_SIZE)
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-def test_kill_9_and_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("factory", ["Flat", "IVF2,SQ8"])
+def test_kill_9_and_go_on(tmp_path: Path, factory: str) -> None:
     out = tmp_path / "out"
-    whole = build_index(small_corpus(60), HashEncoder(), tmp_path / "whole", shard_size=SHARD_SIZE)
+    whole = build_index(small_corpus(80), HashEncoder(), tmp_path / "whole", factory=factory, shard_size=SHARD_SIZE)
     shards = out / manifest.BUILD_FOLDER / "shards"
-
-    def start(delay: float) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.support.build_slowly", str(out), "60", str(delay)]
-        return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE)
-
     for wanted in (2, 5):
-        process = start(0.3)
+        command = [sys.executable, "-c", BUILD, str(out), factory]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE)
         wait_for(lambda wanted=wanted: len(list(shards.glob("*.json"))) >= wanted, process)  # type: ignore[misc]
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -188,9 +192,9 @@ def test_kill_9_and_go_on(tmp_path: Path) -> None:
             load_index(out)
 
     encoder = HashEncoder()
-    resumed = build_index(small_corpus(60), encoder, out, shard_size=SHARD_SIZE)
+    resumed = build_index(small_corpus(80), encoder, out, factory=factory, shard_size=SHARD_SIZE)
     assert resumed.build.reused_shards >= 5
-    assert len(encoder.document_calls) <= 1 + 12 - 5
+    assert len(encoder.document_calls) <= 1 + 16 - 5
     assert hashes(resumed) == hashes(whole)
 
 

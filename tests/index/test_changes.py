@@ -30,12 +30,14 @@ from safe_retrieval.errors import (
     IndexLockedError,
     InputError,
 )
-from safe_retrieval.index import changes, publish
+from safe_retrieval.index import advisor, changes, factories, publish
+from safe_retrieval.index import manifest as manifest_module
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.exact import ExactIndex
 from safe_retrieval.index.folder import SearchableIndex, create_index, load_index, verify_index
 from safe_retrieval.index.manifest import IndexManifest, read_manifest
 from safe_retrieval.index.segments import Snapshot
+from safe_retrieval.index.steps import plan_build
 from safe_retrieval.types import Document, FloatMatrix
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
@@ -431,5 +433,117 @@ def test_any_sequence_of_changes_agrees_with_a_dictionary(tmp_path: Path) -> Non
         AgainstADictionary,
         settings=settings(
             max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+@pytest.mark.parametrize("folders_kept", [0, 1])
+def test_a_disk_that_fails_behind_the_manifest_does_not_say_that_nothing_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, folders_kept: int
+) -> None:
+    """The second folder to be synced is that of the new manifest, which is in its place by then."""
+
+    def failing(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    names = {path.name for path in folder.iterdir()}
+    with load_index(folder) as index:
+        with monkeypatch.context() as patch:
+            patch.setattr(publish if not folders_kept else manifest_module, "sync_folder", failing)
+            if folders_kept:
+                index.upsert(DOCUMENTS[19:21], vectors_of(DOCUMENTS[19:21]))
+            else:
+                with pytest.raises(IndexFolderError, match="the index is as it was before"):
+                    index.upsert(DOCUMENTS[19:21], vectors_of(DOCUMENTS[19:21]))
+        same_as(index, DOCUMENTS[: 20 + folders_kept])
+        assert ("the disk did not confirm it" in caplog.text) == bool(folders_kept)
+        assert names <= {path.name for path in folder.iterdir()}  # or a power cut could bring back what is gone
+        index.add(DOCUMENTS[21:22], vectors_of(DOCUMENTS[21:22]))
+        same_as(index, [*DOCUMENTS[: 20 + folders_kept], DOCUMENTS[21]])
+    assert verify_index(folder) == []
+
+
+def test_old_files_that_cannot_be_removed_are_no_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with load_index(folder) as index:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", failing)
+            index.delete(["d1"])
+            index.compact()
+        same_as(index, [DOCUMENTS[0], *DOCUMENTS[2:20]])
+        index.delete(["d0"])
+        names = {".lock", "manifest.json", *(record.name for record in index.manifest.files())}
+        assert {path.name for path in folder.iterdir()} == names
+
+
+@pytest.mark.parametrize(("deletes", "kind"), [(False, "HNSW32"), (True, "SQ8")])
+def test_the_advisor_knows_of_deletions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deletes: bool, kind: str
+) -> None:
+    """A graph cannot delete; what is marked as deleted in it goes on costing time."""
+    monkeypatch.setattr(advisor, "_MOST_FLAT", 10)
+    with load_index(folder) as index:
+        index.delete(["d1"] if deletes else [])
+        index.compact(factory="auto")
+        assert index.manifest.factory == kind
+    assert build_index(DOCUMENTS, ENCODER, tmp_path / "one", factory="auto", deletes=deletes).factory == kind
+    plan = plan_build(DOCUMENTS, ENCODER, tmp_path / "two", shards=2, factory="auto", deletes=deletes)
+    assert plan.factory == kind
+
+
+class AKindAgainstADictionary(AgainstADictionary):
+    """The same for kinds that have no deletion of their own, with tombstones, and Flat segments beside them.
+
+    Texts are all distinct: of equal scores FAISS keeps whichever it likes.
+    """
+
+    kind: str
+
+    @initialize(count=st.integers(8, 14))
+    def start(self, count: int) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        documents = [self.document(name, 0) for name in range(count)]
+        build_index(documents, ENCODER, self.folder, factory=self.kind)
+        self.model = {document.id: document for document in documents}
+        self.index = load_index(self.folder)
+
+    names = st.integers(0, 15)
+
+    @rule(new=st.lists(st.tuples(names, st.integers(0, 4)), max_size=5, unique_by=lambda pair: pair[0]))
+    def put(self, new: list[tuple[int, int]]) -> None:
+        documents = [self.document(name, text) for name, text in new]
+        replaced = self.index.upsert(documents, vectors_of(documents))
+        assert replaced == sum(document.id in self.model for document in documents)
+        for document in documents:
+            self.model.pop(document.id, None)
+            self.model[document.id] = document
+
+    @rule(name=names)
+    def add(self, name: int) -> None:
+        if f"n{name}" not in self.model:
+            self.put([(name, 5)])
+
+    @rule()
+    def compact(self) -> None:
+        self.index.compact(factory=self.kind if len(self.model) >= 8 else "Flat")
+
+    @staticmethod
+    def document(name: int, text: int) -> Document:
+        return Document(f"n{name}", f"text {text} of {name}", metadata={"text": text})
+
+
+@pytest.mark.parametrize("kind", ["HNSW8", "IVF2,SQ8"])
+def test_any_sequence_of_changes_of_other_kinds_agrees_with_a_dictionary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(factories, "_LEAST_TRAINING", 4)
+    AKindAgainstADictionary.folder = tmp_path / "index"
+    AKindAgainstADictionary.kind = kind
+    run_state_machine_as_test(
+        AKindAgainstADictionary,
+        settings=settings(
+            max_examples=5, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import random
 import tracemalloc
 from datetime import UTC, datetime
 from operator import length_hint
@@ -412,3 +413,18 @@ def test_whatever_is_written_comes_back(tmp_path: Path, name: str, ids: list[str
     else:
         write(tmp_path / name, as_jsonl(documents))
     assert list(read_corpus(tmp_path / name)) == documents
+
+
+def test_a_large_row_group_is_not_held_as_a_whole(tmp_path: Path) -> None:
+    texts = [random.Random(number).randbytes(2_000).hex() for number in range(10_000)]
+    table = pyarrow.table({"_id": [str(number) for number in range(10_000)], "text": texts})
+    pyarrow.parquet.write_table(table, tmp_path / "c.parquet", row_group_size=10_000, compression="none")
+    expected = [table["text"][0].as_py(), table["text"][9_999].as_py()]
+    del table
+    before = pyarrow.total_allocated_bytes()
+    peak, found = 0, []
+    for number, document in enumerate(read_corpus(tmp_path / "c.parquet")):
+        peak = max(peak, pyarrow.total_allocated_bytes() - before)
+        found += [document.text] if number in {0, 9_999} else []
+    assert found == expected
+    assert peak < 20_000_000  # the row group has 40 MB

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -94,6 +95,21 @@ def test_equal_vectors_keep_their_order_even_where_the_cut_runs_through_them(
     (hits,) = index.search(random_unit(2, 16, 3)[1:], k=7)
     assert [hit.id for hit in hits] == [f"d{number}" for number in range(500, 507)]
     assert len({hit.score for hit in hits}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_equal_vectors_do_not_fill_memory(kind: type[ExactIndex | FaissIndex]) -> None:
+    vectors = np.repeat(random_unit(2, 64, 3), [3, 40_000], axis=0)
+    index = filled(kind, vectors)
+    index.search(vectors[:1], 1)  # the exact index joins what was added, once
+    tracemalloc.start()
+    try:
+        (hits,) = index.search(vectors[-1:], k=7)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [hit.id for hit in hits] == [f"d{number}" for number in range(3, 10)]
+    assert peak < vectors.nbytes / 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from pyarrow import parquet
 
 from safe_retrieval.errors import DataError, EncoderMismatchError, IndexFolderError, IndexFormatError, InputError
 from safe_retrieval.index import assemble, export, faiss_files, segments
+from safe_retrieval.index import parquet as parquet_module
 from safe_retrieval.index.assemble import Duplicates, assemble_index, merge_indexes
 from safe_retrieval.index.builder import build_index, encoder_record
 from safe_retrieval.index.corpus import Fields, read_corpus
 from safe_retrieval.index.documents import DocumentStore
 from safe_retrieval.index.export import export_beir, export_parquet
 from safe_retrieval.index.folder import create_index, load_index, verify_index
+from safe_retrieval.index.manifest import EncoderRecord
 from safe_retrieval.index.parquet import import_parquet
 from safe_retrieval.index.recheck import reencoding_faults
 from safe_retrieval.index.segments import Block
@@ -434,3 +436,28 @@ def test_an_id_that_does_not_lead_back_is_a_fault(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(DocumentStore, "positions_of", lambda self, ids: {**honest(self, ids), "d7": 8})
     (fault,) = verify_index(tmp_path / "index")
     assert "the id of document 7 does not lead back" in fault
+
+
+def test_a_large_row_group_of_vectors_is_not_held_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, dimension = 20_000, 256
+    rows = np.random.default_rng(0).standard_normal((count, dimension)).astype(np.float32)
+    vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), dimension)
+    table = pyarrow.table({"id": [str(n) for n in range(count)], "text": ["x"] * count, "vector": lists})
+    parquet.write_table(table, tmp_path / "c.parquet", row_group_size=count, compression="none")
+    del table, lists
+    monkeypatch.setattr(parquet_module, "_BATCH_ROWS", 500)
+    before, peak, seen = pyarrow.total_allocated_bytes(), 0, 0
+    source = parquet_module._Rows(tmp_path / "c.parquet", Fields("id"), "vector", ours=False)
+    for block in source.blocks(dimension):
+        peak = max(peak, pyarrow.total_allocated_bytes() - before)
+        seen += len(block.documents)
+    assert seen == count
+    assert peak < 10_000_000  # the row group has 20 MB
+
+
+def test_a_kind_that_does_not_fit_the_dimension_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    blocks: Iterator[Block] = iter([])
+    with pytest.raises(InputError, match="take a number that divides 32"):
+        assemble_index(blocks, EncoderRecord("x", "y"), 32, tmp_path / "out", factory="IVF4,PQ5")
+    assert not (tmp_path / "out").exists()

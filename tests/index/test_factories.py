@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError, InputError
-from safe_retrieval.index import factories
+from safe_retrieval.index import approximate, factories
 from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.approximate import ApproximateIndex
 from safe_retrieval.index.base import IdList
@@ -98,6 +99,58 @@ def test_recall_scores_and_filters(
     assert np.array_equal(index.vectors_at(np.asarray([7, 3])), VECTORS[[7, 3]])
     with pytest.raises(InputError, match="opened from a folder"):
         index.add(["x"], VECTORS[:1])
+
+
+def recall_within(index: ApproximateIndex, exact: ExactIndex, within: Selection) -> float:
+    pairs = zip(exact.rankings(QUERIES, K, within=within), index.rankings(QUERIES, K, within=within), strict=True)
+    return float(np.mean([len(set(a.positions) & set(b.positions)) for a, b in pairs])) / K
+
+
+@pytest.mark.parametrize(("name", "bound"), [("HNSW16", 0.95), ("IVF64,Flat", 0.9), ("IVF64,SQ8", 0.9)])
+def test_recall_with_filters(
+    tmp_path: Path, exact: ExactIndex, name: str, bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = opened(tmp_path, name)
+    chance = np.random.default_rng(3).random(len(VECTORS))
+    # Filters that leave documents of other topics than the queries': those farthest from what is asked.
+    distance = (VECTORS @ QUERIES.T).max(axis=1)
+    filters = [Selection(chance < share) for share in (0.5, 0.1, 0.02)]
+    filters += [Selection(distance <= np.quantile(distance, share)) for share in (0.1, 0.02)]
+    for few in (approximate._FEW, 0):  # 0: as in an index that is too large for looking at all that is left
+        monkeypatch.setattr(approximate, "_FEW", few)
+        assert min(recall_within(index, exact, within) for within in filters) >= bound
+
+
+@pytest.mark.parametrize("name", ["HNSW16", "IVF4,Flat"])
+def test_equal_vectors_are_in_order_though_the_cut_runs_through_them(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = np.concatenate([VECTORS[:300], np.repeat(VECTORS[7:8], 200, axis=0), VECTORS[300:600]])
+    monkeypatch.setitem(globals(), "VECTORS", vectors)
+    monkeypatch.setitem(globals(), "IDS", [f"d{number}" for number in range(len(vectors))])
+    exact = ExactIndex(DIMENSION)
+    exact.add(IDS, vectors)
+    (found,) = opened(tmp_path, name).rankings(vectors[7:8], K)
+    assert found.positions.tolist() == exact.rankings(vectors[7:8], K)[0].positions.tolist()
+    assert found.positions.tolist() == [7, *range(300, 309)]
+
+
+@pytest.mark.parametrize("name", ["HNSW16", "SQ8"])
+def test_a_batch_is_scored_together(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = opened(tmp_path, name)
+    alone = [index.rankings(query[None], K)[0] for query in QUERIES]
+    calls, vectors_at = [0], index.vectors_at
+
+    def counting(positions: NDArray[np.int64]) -> FloatMatrix:
+        calls[0] += 1
+        return vectors_at(positions)
+
+    monkeypatch.setattr(index, "vectors_at", counting)
+    together = index.rankings(QUERIES, K)
+    assert calls[0] < len(QUERIES) / 4
+    for one, other in zip(alone, together, strict=True):
+        assert one.positions.tolist() == other.positions.tolist()
+        assert one.scores.tolist() == other.scores.tolist()
 
 
 ENCODER = HashEncoder(dimension=DIMENSION)

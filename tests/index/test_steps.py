@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from safe_retrieval.errors import DataError, EncoderMismatchError, IndexFolderError, InputError
+from safe_retrieval.errors import DataError, EncoderMismatchError, IndexFolderError, IndexLockedError, InputError
+from safe_retrieval.index import faiss_files, steps, vector_files
+from safe_retrieval.index import shards as shards_module
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.folder import load_index, verify_index
 from safe_retrieval.index.manifest import BUILD_FOLDER
-from safe_retrieval.index.plan import PLAN_NAME, even_bounds, read_plan
+from safe_retrieval.index.plan import PLAN_NAME, even_bounds, read_plan, shard_number
 from safe_retrieval.index.steps import (
     add_shard,
     build_in_shards,
@@ -20,10 +24,9 @@ from safe_retrieval.index.steps import (
     merge_index,
     missing_shards,
     plan_build,
-    shard_number,
     train_index,
 )
-from safe_retrieval.types import Document
+from safe_retrieval.types import Document, FloatMatrix
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
 
@@ -101,13 +104,114 @@ def test_a_changed_document_is_no_part_of_the_old_build(tmp_path: Path) -> None:
         assert index.get_vectors(["d2"]) == pytest.approx(HashEncoder().encode_documents([other[2].content]))
 
 
+def cut_short(data: bytes) -> bytes:
+    return data[:-9]
+
+
+def with_another_id(data: bytes) -> bytes:
+    """A part whose last vector says that it is another one: FAISS would read it without a word."""
+    return data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
+
+
+@pytest.mark.parametrize("damage", [cut_short, with_another_id])
+def test_what_was_damaged_is_made_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    documents = DOCUMENTS[:80]
+    whole = build_index(documents, HashEncoder(), tmp_path / "whole", factory="IVF2,Flat")
+    out = tmp_path / "out"
+    plan_build(documents, HashEncoder(), out, shards=2, factory="IVF2,Flat")
+    for number in range(2):
+        embed_shard(out, number, HashEncoder())
+    train_index(out)
+    for number in range(2):
+        add_shard(out, number)
+    (trained,) = (out / BUILD_FOLDER).glob("*-trained.faiss")
+    part = next((out / BUILD_FOLDER / "parts").glob("*-000001.faiss"))
+    part.write_bytes(damage(part.read_bytes()))
+    with pytest.raises(IndexFolderError, match=r"part 2 of 2 is missing or damaged; run: .* shards add"):
+        merge_index(out)
+    assert not add_shard(out, 0)
+    assert add_shard(out, 1)
+    assert not add_shard(out, 1)
+    trained.write_bytes(damage(trained.read_bytes()))
+    with pytest.raises(IndexFolderError, match=r"what training left is damaged; run: .* shards train"):
+        merge_index(out)
+    part.write_bytes(damage(part.read_bytes()))
+    built = build_in_shards(documents, HashEncoder(), out, shards=2, factory="IVF2,Flat", progress=False)
+    assert [record.sha256 for record in built.files()] == [record.sha256 for record in whole.files()]
+
+
+class Intruder(HashEncoder):
+    """Tries to build the same folder in the middle of a build of it."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self.refused = 0
+        self._out = out
+
+    def encode_documents(self, texts: Any, **named: Any) -> FloatMatrix:
+        for build in (plan_build, build_in_shards):
+            with pytest.raises(IndexLockedError, match="another process"):
+                build(DOCUMENTS[:3], HashEncoder(), self._out, shards=1)
+            self.refused += 1
+        with pytest.raises(IndexLockedError, match="another process"):
+            merge_index(self._out)
+        return super().encode_documents(texts, **named)
+
+
+def test_a_second_build_is_refused_from_the_plan_to_the_merge(tmp_path: Path) -> None:
+    encoder = Intruder(tmp_path / "out")
+    assert build_in_shards(DOCUMENTS, encoder, tmp_path / "out", shards=2, progress=False).count == len(DOCUMENTS)
+    assert encoder.refused == 4
+
+
+def test_neither_texts_nor_vectors_of_a_shard_are_held_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build_index(DOCUMENTS, HashEncoder(), tmp_path / "whole", factory="IVF4,SQ8")
+    monkeypatch.setattr(steps, "SHARD_SIZE", 30)
+    monkeypatch.setattr(shards_module, "_BLOCK_ROWS", 7)
+    blocks, parts = [], []
+    read, write = shards_module._blocks, faiss_files.write_part
+
+    def watched(path: Path) -> Iterator[FloatMatrix]:
+        for block in read(path):
+            blocks.append(len(block))
+            yield block
+
+    def counted(path: Path, *rest: Any) -> None:
+        parts.append(path)
+        write(path, *rest)
+
+    monkeypatch.setattr(shards_module, "_blocks", watched)
+    monkeypatch.setattr(vector_files, "write_part", counted)
+    encoder, out = HashEncoder(), tmp_path / "out"
+    memory = 4 * encoder.dimension * 400  # enough to train on all of them, and for parts of some 25
+    monkeypatch.setattr(vector_files, "_PART_SHARE", 25 * (32 + 2 * 16) / memory)
+    built = build_in_shards(DOCUMENTS, encoder, out, shards=2, factory="IVF4,SQ8", memory=memory, progress=False)
+    assert [record.sha256 for record in built.files()] == [record.sha256 for record in whole.files()]
+    assert [len(call) for call in encoder.document_calls] == [30, 30, 20, 30, 30, 20]
+    assert max(blocks) == 7
+    assert len(parts) == 2 * 4
+
+
+def test_a_kind_that_does_not_fit_the_dimension_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    remaining, encoder = iter(DOCUMENTS), HashEncoder()
+    for build in (plan_build, build_in_shards):
+        with pytest.raises(InputError, match="take a number that divides 32"):
+            build(remaining, encoder, tmp_path / "out", shards=1, factory="IVF4,PQ5")
+    with pytest.raises(InputError, match="take a number that divides 32"):
+        build_index(remaining, encoder, tmp_path / "out", factory="IVF4,PQ5")
+    assert next(remaining) is DOCUMENTS[0]
+    assert encoder.document_calls == []
+
+
 def test_plans_that_cannot_be(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for documents, shards, factory, kind, message in (
         ([], 1, "Flat", DataError, "empty one"),
         (DOCUMENTS[:3], 4, "Flat", InputError, "from 1 to 3 shards"),
         (DOCUMENTS, 1, "IVF8,Flat", InputError, "at least 312"),
-        (DOCUMENTS, 1, "IVF8,PQ5", InputError, "9,984 vectors"),
+        (DOCUMENTS, 1, "IVF8,PQ4", InputError, "9,984 vectors"),
     ):
         with pytest.raises(kind, match=message):
             plan_build(documents, HashEncoder(), out, shards=shards, factory=factory)
