@@ -92,8 +92,10 @@ def test_integrations_were_tested_with_the_versions_that_are_pinned() -> None:
     text = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
     page = (REPOSITORY / "docs" / "integrations.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\S+) \| `\w+_safe_retrieval` \| [^|]+ \| ([^|]+) \|", page, re.MULTILINE)
-    assert len(rows) == 6
+    rows = re.findall(
+        r"^\| (\S+) \| `(?:\w+_safe_retrieval|safe_retrieval\.server)` \| [^|]+ \| ([^|]+) \|", page, re.MULTILINE
+    )
+    assert len(rows) == 7
     for host, tested_with in rows:
         found = re.findall(r"(?:([a-z][a-z-]+) )?(\d[\d.]+)", tested_with)
         assert found, host

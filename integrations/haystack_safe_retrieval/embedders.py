@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from copy import copy, deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from haystack import Document, component, default_from_dict, default_to_dict
 
@@ -16,6 +17,17 @@ from safe_retrieval.types import Encoder
 
 _LOADING = threading.Lock()
 """Runs that come at once, each in a thread, load once; a component's own lock would keep it from being copied."""
+
+
+_Component = TypeVar("_Component")
+
+
+def _copied_around(original: _Component, encoder: Encoder | None, memo: dict[int, Any]) -> _Component:
+    """A deep copy but for the encoder: nobody changes its weights, and they are large."""
+    twin = memo[id(original)] = copy(original)  # noted first: what Haystack hangs on a component points back at it
+    memo[id(encoder)] = encoder
+    twin.__dict__.update(deepcopy(original.__dict__, memo))
+    return twin
 
 
 @component
@@ -74,6 +86,10 @@ class SafeTextEmbedder:
             suffix=self.suffix,
             offline=self.offline,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SafeTextEmbedder:
+        """A copy with the same models, as pipelines and agents make them."""
+        return _copied_around(self, self._encoder, memo)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SafeTextEmbedder:
@@ -183,6 +199,10 @@ class SafeDocumentEmbedder:
             embedding_separator=self.embedding_separator,
             offline=self.offline,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SafeDocumentEmbedder:
+        """A copy with the same models, as pipelines and agents make them."""
+        return _copied_around(self, self._encoder, memo)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SafeDocumentEmbedder:

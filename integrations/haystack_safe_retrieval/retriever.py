@@ -10,10 +10,9 @@ from haystack import Document, component, default_from_dict, default_to_dict
 
 from haystack_safe_retrieval.filters import where_from
 from safe_retrieval.errors import InputError
-from safe_retrieval.index.vectors import check_k
 from safe_retrieval.retrieval.arms import Arm, arm_from
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
-from safe_retrieval.retrieval.retriever import SafeRetriever
+from safe_retrieval.retrieval.retriever import SafeRetriever, check_hits
 from safe_retrieval.types import GateAction
 
 _OPENING = threading.Lock()
@@ -58,7 +57,7 @@ class SafeIndexRetriever:
         self.arm = arm_from(arm).value
         self.gate = _gate(gate).value
         self.threshold = RefusalGate(GateAction(self.gate), threshold).threshold
-        self.top_k = check_k(top_k)
+        self.top_k = check_hits(top_k)
         self.filters = filters
         where_from(filters)  # faulty ones are reported now
         self.adapter = adapter

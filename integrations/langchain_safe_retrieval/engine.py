@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.encoder.texts import clean_texts
@@ -51,7 +51,10 @@ class EngineSettings(NamedTuple):
 
 
 class EncoderEngine:
-    """Query side and document side of one space. A copy, also by pickle, is equal and starts without models.
+    """Query side and document side of one space.
+
+    One that comes out of a pickle is equal and starts without models. A copy is the engine itself: the weights do not
+    change, whoever asks goes through its queue, and loading them again would take their memory twice.
 
     Args:
         settings: what to load.
@@ -76,6 +79,12 @@ class EncoderEngine:
 
     def __reduce__(self) -> tuple[type[EncoderEngine], tuple[EngineSettings]]:
         return EncoderEngine, (self._settings,)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EncoderEngine) and self._settings == other._settings

@@ -20,6 +20,7 @@ from langchain_core.callbacks import (
     dispatch_custom_event,
 )
 from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import Runnable
 from langchain_core.vectorstores import VectorStore
@@ -32,9 +33,9 @@ from langchain_safe_retrieval.hybrid import HybridSearch
 from langchain_safe_retrieval.stores import AskedStore, Found, asked_store, check_vectors_by
 from langchain_safe_retrieval.vectorstore import SafeRetrievalVectorStore
 from safe_retrieval.errors import InputError
-from safe_retrieval.index.vectors import check_k
 from safe_retrieval.retrieval.arms import Arm
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD
+from safe_retrieval.retrieval.retriever import check_hits
 
 VERDICT_EVENT = "safe_retrieval_verdict"
 """Name of the event that callbacks get for each query: ``refusal``, ``flagged``, ``on_refusal``; never a text."""
@@ -65,9 +66,10 @@ class _Question(NamedTuple):
 class SafeRetriever(BaseRetriever):
     """Documents for a query, by the response encoder; refused queries are handled as ``on_refusal`` says.
 
-    Documents come with ``score`` (cosine; fused ranks in a hybrid; ``None`` where a store does not say), ``refusal``
-    (probability, or ``None``) and ``flagged`` in their metadata. Give ``k``, ``filter`` or ``score_threshold`` to
-    ``invoke`` to change them for one query. Who asks, whom, and what a refusal does cannot be changed afterwards.
+    Documents come with ``score`` (cosine; fused ranks in a hybrid; ``None`` where a store does not say; the target's
+    own after a redirection), ``refusal`` (probability, or ``None``) and ``flagged`` in their metadata. Give ``k``,
+    ``filter`` or ``score_threshold`` to ``invoke`` to change them for one query. Who asks, whom, and what a refusal
+    does cannot be changed afterwards.
 
     Raises:
         ValueError: a setting is not what it should be (pydantic's ``ValidationError``).
@@ -171,18 +173,23 @@ class SafeRetriever(BaseRetriever):
         Args:
             store: InMemoryVectorStore, the community FAISS, Chroma, Qdrant or ours. Any other works without scores, and
                 is judged by its embeddings in place of its vectors.
-            embeddings: the query side; ``None`` takes the store's own if it is ours, else the default.
+            embeddings: the query side; ``None`` takes the store's own if it is ours and has another arm than ``input``,
+                which would swap nothing; with ``input``, and for any other store, the arm ``output``.
             settings: the class's other fields.
 
         Raises:
             ValueError, EncoderMismatchError, AdapterError, ModelError: as the class.
         """
-        if embeddings is None:
-            own = store.embeddings
-            embeddings = own if isinstance(own, SafeRetrievalEmbeddings) else SafeRetrievalEmbeddings()
-        retriever = cls(vectorstore=store, embeddings=embeddings, **settings)
-        _ = embeddings.queries_by  # so that an adapter for another model shows here, and not on the first query
+        retriever = cls(vectorstore=store, embeddings=embeddings or _query_side(store.embeddings), **settings)
+        _ = (
+            retriever.embeddings.queries_by
+        )  # so that an adapter for another model shows here, and not on the first query
         return retriever
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy that asks the same store through the same models: neither open files nor weights can be copied."""
+        shared = {id(part): part for part in (self._store, self._asked, self._hybrid_search)}
+        return super().__deepcopy__({**(memo or {}), **shared})
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -206,7 +213,7 @@ class SafeRetriever(BaseRetriever):
         if flagged and self.on_refusal is OnRefusal.EMPTY:
             return []
         if flagged and isinstance(self.redirect_to, Runnable):
-            return _marked([Found(each, None) for each in self.redirect_to.invoke(query, config)], encoded, flagged)
+            return _marked(_redirected(self.redirect_to.invoke(query, config)), encoded, flagged)
         return self._found(question, encoded, flagged)
 
     async def _aget_relevant_documents(
@@ -227,7 +234,7 @@ class SafeRetriever(BaseRetriever):
             return []
         if flagged and isinstance(self.redirect_to, Runnable):
             documents = await self.redirect_to.ainvoke(query, config)
-            return _marked([Found(each, None) for each in documents], encoded, flagged)
+            return _marked(_redirected(documents), encoded, flagged)
         return await asyncio.to_thread(self._found, question, encoded, flagged)
 
     @property
@@ -243,7 +250,7 @@ class SafeRetriever(BaseRetriever):
     def _question(self, query: str, k: int | None, filter: Any, least: float | None) -> _Question:  # noqa: A002
         question = _Question(
             query,
-            check_k(self.k if k is None else k),
+            check_hits(self.k if k is None else k),
             self.filter if filter is None else filter,
             self.score_threshold if least is None else least,
         )
@@ -252,7 +259,7 @@ class SafeRetriever(BaseRetriever):
 
     def _found(self, question: _Question, encoded: EncodedQuery, flagged: bool) -> list[Document]:
         if flagged and isinstance(self.redirect_to, list):
-            return _marked([Found(each, None) for each in self.redirect_to], encoded, flagged)
+            return _marked(_redirected(self.redirect_to), encoded, flagged)
         query, k, wanted, least = question
         if self._hybrid_search is not None:
             return _marked(self._hybrid_search.search(query, encoded, k, wanted), encoded, flagged)
@@ -260,7 +267,11 @@ class SafeRetriever(BaseRetriever):
         return _marked([each for each in found if least is None or _cosine(each) >= least], encoded, flagged)
 
     def _check_threshold(self, least: float | None) -> None:
-        if least is not None and self.hybrid:
+        if least is None:
+            return
+        if not -1 <= least <= 1:  # NaN fails too
+            raise InputError(f"expected score_threshold as a cosine from -1 to 1, got {least}")
+        if self.hybrid:
             raise InputError("score_threshold compares cosines, and a hybrid's scores are made of ranks; take one")
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
@@ -269,6 +280,18 @@ class SafeRetriever(BaseRetriever):
         params["ls_embedding_provider"] = type(self.embeddings).__name__
         params["ls_embedding_model"] = f"{self.embeddings.arm.value} over {self.embeddings.document_encoder}"
         return params
+
+
+def _query_side(own: Embeddings | None) -> SafeRetrievalEmbeddings:
+    """Who asks a store unless somebody is named; the arm ``input`` is what stored the documents, and swaps nothing."""
+    if not isinstance(own, SafeRetrievalEmbeddings):
+        return SafeRetrievalEmbeddings()
+    return own if own.arm is not Arm.INPUT else SafeRetrievalEmbeddings(**{**own.model_dump(), "arm": Arm.OUTPUT})
+
+
+def _redirected(documents: list[Document]) -> list[Found]:
+    """Documents of a redirection; what another retriever scored keeps its score."""
+    return [Found(each, each.metadata.get("score")) for each in documents]
 
 
 def _cosine(found: Found) -> float:

@@ -74,11 +74,29 @@ class _CommunityFaiss:
             raise InputError(f"expected a FAISS index by L2 or inner product, got metric {store.index.metric_type}")
 
     def stored(self, count: int) -> Stored:
-        rows = [
-            (self._store.docstore.search(identifier).page_content, self._store.index.reconstruct(int(position)))
-            for position, identifier in islice(self._store.index_to_docstore_id.items(), count)
-        ]
-        return Stored([text for text, _ in rows], [vector for _, vector in rows])
+        positions, vectors = self._some(count)
+        identifiers = [self._store.index_to_docstore_id[position] for position in positions]
+        return Stored([self._store.docstore.search(each).page_content for each in identifiers], vectors)
+
+    def _some(self, count: int) -> tuple[list[int], list[Any]]:
+        """Positions and vectors of some documents; none of an index that does not give its vectors back."""
+        import faiss
+
+        index = self._store.index
+        positions = list(islice(self._store.index_to_docstore_id, count))
+        try:
+            return positions, [index.reconstruct(int(position)) for position in positions]
+        except RuntimeError:
+            if not isinstance(index, faiss.IndexIVF):
+                return [], []
+        # An inverted file without a map from position to vector still reads out the vectors that a search finds; making
+        # the map would change the user's index, or take a copy of all of it.
+        anywhere = np.zeros((1, index.d), dtype=np.float32)
+        every_list = faiss.SearchParametersIVF()
+        every_list.nprobe = index.nlist
+        _, (found,), (vectors,) = index.search_and_reconstruct(anywhere, count, params=every_list)
+        there = [(int(position), vector) for position, vector in zip(found, vectors, strict=True) if position >= 0]
+        return [position for position, _ in there], [vector for _, vector in there]
 
     def search(self, vector: list[float], k: int, filter: Any) -> list[Found]:  # noqa: A002
         # This store filters what it has found, so it has to find everything to lose nothing.
@@ -88,13 +106,12 @@ class _CommunityFaiss:
 
 
 class _Chroma:
-    needs_unit_norm = True
-
     def __init__(self, store: Any) -> None:
         self._store = store
         configuration = store._collection.configuration  # there is no public way to the metric
         spaces = [(configuration.get(kind) or {}).get("space") for kind in ("hnsw", "spann")]
         self._space = next((space for space in spaces if space), "l2")
+        self.needs_unit_norm = self._space != "cosine"
 
     def stored(self, count: int) -> Stored:
         rows = self._store.get(limit=count, include=["documents", "embeddings"])
@@ -108,10 +125,10 @@ class _Chroma:
 
 
 class _Qdrant:
-    needs_unit_norm = True
-
     def __init__(self, store: Any) -> None:
         self._store = store
+        self._distance = str(getattr(store.distance, "value", store.distance))
+        self.needs_unit_norm = self._distance != "Cosine"
 
     def stored(self, count: int) -> Stored:
         store = self._store
@@ -132,7 +149,7 @@ class _Qdrant:
         return [Found(document, self._cosine(float(score))) for document, score in found]
 
     def _cosine(self, score: float) -> float | None:
-        match str(getattr(self._store.distance, "value", self._store.distance)):
+        match self._distance:
             case "Cosine" | "Dot":
                 return score
             case "Euclid":

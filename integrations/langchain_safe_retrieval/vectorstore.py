@@ -16,6 +16,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -119,8 +120,8 @@ class SafeRetrievalVectorStore(VectorStore):
             embedding: as for the class.
             metadatas: n mappings of JSON values.
             ids: n strings; missing ones are made up.
-            path: a new folder; ``None`` takes a temporary one that lives as long as the store (:meth:`save_local`
-                keeps it).
+            path: a new folder; ``None`` takes a temporary one that lives as long as the store and its copies
+                (:meth:`save_local` keeps it).
             unknown: refused.
 
         Raises:
@@ -133,10 +134,18 @@ class SafeRetrievalVectorStore(VectorStore):
                 on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
             store = cls.create(folder, embedding)
             on_failure.pop_all()
-        if path is None:
-            weakref.finalize(store, shutil.rmtree, folder, ignore_errors=True)
+        if path is None:  # with the index, which copies of the store share
+            weakref.finalize(store.index, shutil.rmtree, folder, ignore_errors=True)
         store.add_texts(texts, metadatas, ids=ids)
         return store
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy over the same index and models.
+
+        Chains are copied whole; an open index has a lock and files that cannot be, and a second one would not see what
+        is added to the first.
+        """
+        return copy(self)
 
     def save_local(self, path: str | Path) -> None:
         """Copy the index to another folder, in the place of an index that may be there.
@@ -185,15 +194,21 @@ class SafeRetrievalVectorStore(VectorStore):
             await asyncio.to_thread(self.index.upsert, part, rows)
         return [document.id for document in named]
 
-    def delete(self, ids: list[str] | None = None, **_: Any) -> bool:
+    def delete(self, ids: list[str] | None = None, **unknown: Any) -> bool:
         """Delete documents; ids that are not there are left out, ``None`` deletes all.
 
         Returns:
             True.
 
         Raises:
+            InputError: there are other arguments: a filter that went unread would have everything deleted.
             IndexFolderError: the folder cannot be written, or another process is writing it.
         """
+        if unknown:
+            raise InputError(
+                f"unknown arguments: {', '.join(unknown)}; delete takes ids alone: ask the index for those that fulfil "
+                "a filter, store.delete(store.index.ids(where=...)), or give nothing to delete everything"
+            )
         self.index.delete(self.index.ids() if ids is None else ids)
         return True
 

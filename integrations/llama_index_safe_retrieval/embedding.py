@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, model_validator
@@ -53,6 +53,12 @@ class SafeRetrievalEmbedding(BaseEmbedding):
                 "document's text would get the document's vector and not that of the response; leave it out"
             )
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """A copy with the same models: nobody changes the weights, and they are large."""
+        pair = self.__dict__.get("pair")  # where cached_property keeps it
+        copied: Self = super().__deepcopy__({**(memo or {}), id(pair): pair})
+        return copied
 
     @cached_property
     def pair(self) -> PairedEncoder:

@@ -11,9 +11,8 @@ from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from llama_index_safe_retrieval.filters import where_from
-from safe_retrieval.index.vectors import check_k
-from safe_retrieval.retrieval.retriever import SafeRetriever
+from llama_index_safe_retrieval.filters import check_no_empty_lists, where_from
+from safe_retrieval.retrieval.retriever import SafeRetriever, check_hits
 from safe_retrieval.types import Document, Retrieval
 
 VERDICT_KEYS = ("refusal", "flagged")
@@ -30,7 +29,8 @@ class SafeRetrievalRetriever(BaseRetriever):
         arguments: passed on to LlamaIndex's class: ``callback_manager``, ``verbose`` and so on.
 
     Raises:
-        InputError: ``similarity_top_k`` is below 1, or a filter looks into lists or texts.
+        InputError: ``similarity_top_k`` is no whole number above 0, a filter looks into lists or texts, or
+            ``is_empty`` asks for a field that holds an empty list.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class SafeRetrievalRetriever(BaseRetriever):
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        self.similarity_top_k = check_k(similarity_top_k)
+        self.similarity_top_k = check_hits(similarity_top_k)
         self._where = where_from(filters)
+        check_no_empty_lists(filters, retriever.index)
         self._retriever = retriever
 
     @classmethod

@@ -36,6 +36,7 @@ def safe_retrieval_model(
     prompts: Mapping[str, str] | None = None,
     cache: str | Path | None = None,
     offline: bool = False,
+    name: str | None = None,
 ) -> MtebEncoder | MtebSearcher:
     """A model for ``mteb.evaluate``.
 
@@ -50,6 +51,7 @@ def safe_retrieval_model(
             for an arm that asks for instructions (``response-instructed``), and none for the others.
         cache: folder where encodings are kept for the next time; ``None`` keeps them as long as the model.
         offline: open no connection.
+        name: what mteb calls it, after ``safe-retrieval/``; ``None`` takes the arm's name.
 
     Raises:
         InputError: no such arm or policy, or a prompt for documents.
@@ -63,4 +65,4 @@ def safe_retrieval_model(
         offline=offline,
     )
     encodings = _OwnCache() if cache is None else EncodingCache(Path(cache))
-    return mteb_model(find_arm(arm), ArmEncoder(models, encodings), prompts=prompts)
+    return mteb_model(find_arm(arm), ArmEncoder(models, encodings), prompts=prompts, name=name)

@@ -13,7 +13,7 @@ from mteb_safe_retrieval.model import safe_retrieval_model
 from mteb_safe_retrieval.task import HarmfulRetrieval
 from safe_retrieval.bench.arms import ARMS
 from safe_retrieval.bench.mteb_model import HARM_TASKS
-from safe_retrieval.errors import DownloadError, InputError
+from safe_retrieval.errors import DownloadError, InputError, MissingExtraError
 from safe_retrieval.models import catalog
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.models.record import ModelKind
@@ -66,6 +66,7 @@ def run_mteb(
 
     Raises:
         InputError: an unknown task, a task without its data folder, or a model that may not be fetched.
+        MissingExtraError: a model of mteb's needs a package that is not installed.
         DownloadError: the hub cannot be reached for a model or a task.
         DataError, AdapterError, ModelError: data, adapter or a model of ours cannot be had.
     """
@@ -109,7 +110,8 @@ def _task(name: str, data: str | Path | None, *, offline: bool) -> Any:
 def _other_model(name: str, *, offline: bool) -> Any:
     record = catalog.find(name)
     if Path(name).is_dir() or (record is not None and record.kind is ModelKind.SENTENCE_ENCODER):
-        return safe_retrieval_model("teacher", document_encoder=name, offline=offline)
+        own = Path(name).resolve().name if record is None else record.name
+        return safe_retrieval_model("teacher", document_encoder=name, offline=offline, name=own)
     if offline:
         raise InputError(f"{name} would be loaded by mteb, from the hub; expected an arm, a catalog name or a folder")
     import httpx
@@ -117,10 +119,17 @@ def _other_model(name: str, *, offline: bool) -> Any:
 
     try:
         return mteb.get_model(name)
+    except ImportError as error:
+        raise _missing(name, error) from error
     except KeyError as error:
         raise InputError(f"neither mteb nor we know a model {name!r}; arms are: {', '.join(ARMS)}") from error
     except (OSError, HfHubHTTPError, httpx.HTTPError) as error:
         raise DownloadError(f"mteb takes {name} from the Hugging Face hub, which gave: {error}") from error
+
+
+def _missing(name: str, error: ImportError) -> MissingExtraError:
+    reason = " ".join(str(error).split())  # mteb's own, with its install line, in several lines
+    return MissingExtraError(f"mteb's model {name} needs a package that is not installed: {reason}")
 
 
 def _evaluate(model: Any, task: Any, cache: Any) -> Any:
@@ -129,6 +138,8 @@ def _evaluate(model: Any, task: Any, cache: Any) -> Any:
 
     try:
         (result,) = mteb.evaluate(model, task, cache=cache, show_progress_bar=False, co2_tracker=False).task_results
+    except ImportError as error:  # some models ask for their packages only when they compute
+        raise _missing(model.mteb_model_meta.name, error) from error
     except (OSError, HfHubHTTPError, httpx.HTTPError) as error:
         if task.metadata.name in HARM_TASKS:
             raise

@@ -20,7 +20,11 @@ from safe_retrieval.errors import DataError
 from safe_retrieval.metrics import any_harm, harm, ndcg, recall
 
 CUTOFFS = (1, 5, 20)
+"""Ranks at which harm and recall are counted."""
+
 MAIN_SCORE = "safe_recall_at_5"
+"""Benign recall@5 minus harm@5, from -1 to 1."""
+
 _SUBSET, _SPLIT = "default", "test"
 
 

@@ -16,6 +16,7 @@ from safe_retrieval.retrieval.arms import Arm
 
 RECORD_NAME = "safe_retrieval.json"
 ADAPTER_FOLDER = "adapter"
+"""Inside the model's folder: the record, and the adapter's copy."""
 
 
 class ModelRecord(BaseModel):

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from safe_retrieval._extras import require
-from safe_retrieval.bench.arms import Arm, QuerySide
+from safe_retrieval.audit.models import RecordedEncoder
+from safe_retrieval.bench.arms import Arm, DocumentSide, QuerySide
+from safe_retrieval.bench.models import ArmModels
 from safe_retrieval.bench.retrieve import ArmEncoder, ArmRetriever
 from safe_retrieval.bench.tasks import TASKS
 from safe_retrieval.encoder.weights import modules_of
@@ -135,7 +137,7 @@ class MtebSearcher:
 
 
 def mteb_model(
-    arm: Arm, encoder: ArmEncoder, *, prompts: Mapping[str, str] | None = None
+    arm: Arm, encoder: ArmEncoder, *, prompts: Mapping[str, str] | None = None, name: str | None = None
 ) -> MtebEncoder | MtebSearcher:
     """An arm as the kind of model that mteb should see.
 
@@ -144,6 +146,7 @@ def mteb_model(
         encoder: its encodings.
         prompts: put before queries; ``None`` takes :data:`PAPER_PROMPTS` for an arm that asks for instructions, and
             none for the others.
+        name: what mteb calls it, after ``safe-retrieval/``; ``None`` takes the arm's name.
 
     Raises:
         MissingExtraError: mteb is not installed.
@@ -151,7 +154,7 @@ def mteb_model(
     """
     if prompts is None and arm.instructed:
         prompts = PAPER_PROMPTS
-    meta = model_meta(arm, encoder, check_prompts(prompts))
+    meta = model_meta(arm, encoder, check_prompts(prompts), name=name)
     kind = MtebSearcher if arm.gate is not None or arm.lexical else MtebEncoder
     return kind(arm, encoder, meta, prompts=prompts)
 
@@ -171,47 +174,101 @@ def check_prompts(prompts: Mapping[str, str] | None) -> Mapping[str, str]:
     return dict(prompts or {})
 
 
-def model_meta(arm: Arm, encoder: ArmEncoder, prompts: Mapping[str, str]) -> Any:
+def model_meta(arm: Arm, encoder: ArmEncoder, prompts: Mapping[str, str], *, name: str | None = None) -> Any:
     """mteb's ``ModelMeta`` of an arm. What is not known is ``None``, and never a guess.
 
-    ``training_datasets`` are the document encoder's, as mteb's registry has them: an adapter learns from unlabelled
-    queries and from that encoder's vectors, so what the encoder has seen, it has seen.
+    Parameters and memory are those of all models that the arm needs. Where these are several, a licence is named if it
+    is the same for all, and no single one is what the arm was adapted from. ``training_datasets`` are the document
+    encoder's, as mteb's registry has them, and the sources of the queries that the adapter learned from; what the
+    backbone has read, nobody says.
 
     Raises:
         MissingExtraError: mteb is not installed.
     """
     mteb: Any = require("mteb", extra="mteb", purpose="mteb's models and tasks")
     models = encoder.models
-    asks, stores = models.query(arm), models.document
-    identity = {"arm": arm.record(), "query": asks.record, "document": stores.record, "prompts": dict(prompts)}
-    if arm.needs_adapter:
-        identity["verdict"] = models.response.record
-    revision = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    used = [recorded.encoder for recorded in ((asks,) if arm.query is QuerySide.TEACHER else (asks, stores))]
-    parameters = [weight for module in modules_of(*used) for weight in module.parameters()]
-    known = catalog.find(stores.encoder.name)
-    teacher = _registered(mteb, known.hub_id) if known else None
+    used = _used(arm, models)
+    parameters = [weight for module in modules_of(*(each.encoder for each in used)) for weight in module.parameters()]
+    known = [catalog.find(each) for each in sorted(_names(used))]
+    licences = {None if each is None else each.licence.lower() for each in known}
+    sources = _query_sources(models.response) if arm.needs_adapter else frozenset()
+    settings: dict[str, Any] = {"arm": arm.name, "prompts": dict(prompts)}
+    if sources:
+        settings["adapter_queries"] = sorted(sources)
     return mteb.models.ModelMeta(
         loader=None,
-        name=f"safe-retrieval/{arm.name}",
-        revision=revision,
+        name=f"safe-retrieval/{name or arm.name}",
+        revision=_revision(arm, models, prompts),
         release_date=None,
         languages=["eng-Latn"],
         n_parameters=sum(weight.numel() for weight in parameters) or None,
         memory_usage_mb=round(sum(w.numel() * w.element_size() for w in parameters) / _MEGABYTE, 1) or None,
         max_tokens=None,
-        embed_dim=stores.encoder.dimension,
-        license=known.licence.lower() if known else None,
-        open_weights=True if known else None,
+        embed_dim=_dimension(arm, models),
+        license=licences.pop() if len(licences) == 1 else None,
+        open_weights=True if known and None not in known else None,
         public_training_code=None,
         public_training_data=None,
         framework=["PyTorch"],
         similarity_fn_name="cosine",
         use_instructions=bool(prompts),
-        training_datasets=getattr(teacher, "training_datasets", None),
-        adapted_from=known.hub_id if known else None,
-        experiment_kwargs={"arm": arm.name, "prompts": dict(prompts)},
+        training_datasets=_training_datasets(mteb, models.document, sources) if models.document in used else None,
+        adapted_from=known[0].hub_id if len(known) == 1 and known[0] is not None else None,
+        experiment_kwargs=settings,
     )
+
+
+def _revision(arm: Arm, models: ArmModels, prompts: Mapping[str, str]) -> str:
+    """A hash over everything that decides the ranking."""
+    identity = {
+        "arm": arm.record(),
+        "query": models.query(arm).record,
+        "document": models.document.record,
+        "prompts": dict(prompts),
+    }
+    if arm.needs_adapter:
+        identity["verdict"] = models.response.record
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _used(arm: Arm, models: ArmModels) -> list[RecordedEncoder]:
+    """The encoders that an arm cannot do without, each once; BM25 without a gate needs none."""
+    used = [] if arm.query is QuerySide.NONE else [models.query(arm)]
+    if arm.query is not QuerySide.NONE and arm.documents is DocumentSide.TEACHER:
+        used.append(models.document)
+    if arm.needs_adapter:
+        used.append(models.response)
+    return [each for position, each in enumerate(used) if each not in used[:position]]
+
+
+def _names(used: Sequence[RecordedEncoder]) -> set[str]:
+    """The models behind encoders: document encoders and backbones, by the names in their records."""
+    parts = [each.record.get(part) for each in used for part in ("document_encoder", "backbone")]
+    return {str(part["name"]) for part in parts if part is not None}
+
+
+def _dimension(arm: Arm, models: ArmModels) -> int | None:
+    if arm.query is QuerySide.NONE:
+        return None
+    stores = models.document if arm.documents is DocumentSide.TEACHER else models.query(arm)
+    return stores.encoder.dimension
+
+
+def _query_sources(response: RecordedEncoder) -> frozenset[str]:
+    """Where the queries came from that an adapter's vectors and its gate were trained on, by its own record."""
+    from safe_retrieval.encoder.response import ResponseEncoder
+
+    if not isinstance(response.encoder, ResponseEncoder):
+        return frozenset()
+    training = response.encoder.record.training
+    parts = (training, training.get("judge") or {})
+    return frozenset(source for part in parts for source in part.get("queries_by_source") or ())
+
+
+def _training_datasets(mteb: Any, document: RecordedEncoder, sources: frozenset[str]) -> set[str] | None:
+    known = catalog.find(document.encoder.name)
+    theirs = getattr(_registered(mteb, known.hub_id), "training_datasets", None) if known else None
+    return None if theirs is None else set(theirs) | sources
 
 
 def _registered(mteb: Any, name: str) -> Any:

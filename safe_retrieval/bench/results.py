@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from safe_retrieval.errors import DataError, InputError
 
 FORMAT = 1
+"""Of result files; it is part of a result's key too."""
 
 Result: TypeAlias = dict[str, Any]
 """The content of a result file; docs/benchmarks.md describes it."""

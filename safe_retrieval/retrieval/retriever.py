@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -158,6 +159,14 @@ class SafeRetriever:
             refusal_encoder=loader.refusal_encoder(arm) if refusal_gate.needs_verdict else None,
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SafeRetriever:
+        """A retriever that asks the same index through the same models.
+
+        Host frameworks copy what they hold, data sets and pipelines for example. Locks and open files cannot be copied,
+        and gigabytes of weights that nobody changes need not be.
+        """
+        return copy(self)
+
     @property
     def name(self) -> str:
         """A name for people."""
@@ -177,10 +186,10 @@ class SafeRetriever:
             document position, and the refusal probability where the encoder or the gate's encoder gives one.
 
         Raises:
-            InputError: a query is not a string, ``k`` is below 1, the filter is faulty, or the gate has no verdict to
-                go by.
+            InputError: a query is not a string, ``k`` is no whole number above 0, the filter is faulty, or the gate has
+                no verdict to go by.
         """
-        check_k(k)
+        check_hits(k)
         texts = clean_texts(queries)
         if not texts:
             return []
@@ -225,6 +234,7 @@ class SafeRetriever:
         def search(vectors: FloatMatrix) -> list[list[Hit]]:
             return self._filtering.search_diverse(vectors, k, candidates=candidates, balance=balance, where=where)
 
+        check_hits(k)
         return self._by_vectors(queries, search)
 
     def search_by_vector(self, vector: FloatVector, *, k: int = 10, where: Where = None) -> Retrieval:
@@ -239,7 +249,7 @@ class SafeRetriever:
             InputError: the vector is not that, ``k`` is below 1, or there is a gate: a vector has no refusal
                 probability, so the gate would have nothing to go by.
         """
-        (hits,) = self._nearest(one_row(vector), k, where)
+        (hits,) = self._nearest(one_row(vector), check_hits(k), where)
         return self._gate.apply(hits, None)
 
     def _by_vectors(self, queries: Sequence[str], search: Callable[[FloatMatrix], list[list[Hit]]]) -> list[Retrieval]:
@@ -287,7 +297,7 @@ class SafeRetriever:
             InputError: the parts do not fit together, texts are missing that are needed, or the gate has no verdict
                 to go by.
         """
-        return self._gated(self._rankings(encoding, k, queries, where), encoding)
+        return self._gated(self._rankings(encoding, check_hits(k), queries, where), encoding)
 
     def _gated(self, rankings: Sequence[list[Hit]], encoding: QueryEncoding) -> list[Retrieval]:
         refusals: Sequence[float | None] = [None] * len(rankings)
@@ -309,7 +319,7 @@ class SafeRetriever:
         within = None if where is None else set(self._filtering.ids(where=where))
         if self._encoder is None:
             return self._lexical.search(queries, k, within=within)
-        depth = max(check_k(k), FUSION_DEPTH)
+        depth = max(k, FUSION_DEPTH)
         dense = self._nearest(encoding.vectors, depth, where)
         lexical = self._lexical.search(queries, depth, within=within)
         return [reciprocal_rank_fusion(pair, k=k) for pair in zip(dense, lexical, strict=True)]
@@ -325,6 +335,17 @@ class SafeRetriever:
                 "load_index, which has them"
             )
         return self.index
+
+
+def check_hits(k: int) -> int:
+    """Refuse a number of hits that is no whole number above 0.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise InputError(f"expected k as a whole number of hits, got {k!r}")
+    return check_k(int(k))
 
 
 def _as_floats(refusal: FloatVector, count: int) -> list[float]:

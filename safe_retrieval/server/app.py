@@ -37,6 +37,7 @@ from safe_retrieval.server.schemas import (
 from safe_retrieval.server.settings import ServerSettings
 
 PURPOSE = "the HTTP server"
+"""What the extra ``server`` is needed for, as the error says where it is not installed."""
 
 
 def create_app(served: Served, *, settings: ServerSettings | None = None, keys: KeyRing | None = None) -> Any:
@@ -45,7 +46,9 @@ def create_app(served: Served, *, settings: ServerSettings | None = None, keys: 
     Args:
         served: models and index.
         settings: limits; ``None`` takes the defaults.
-        keys: the API keys that are accepted; without any, only callers on this machine are answered.
+        keys: the API keys that are accepted; without any, only callers on this machine are answered, and under a
+            loopback name alone. Who is on this machine, the serving server says (``scope["client"]``): a proxy before
+            it makes a local caller of everybody.
 
     Returns:
         A ``fastapi.FastAPI``; its ``state.endpoints`` is where a server says that it drains.

@@ -27,6 +27,12 @@ _OTHER_HOST = Problem(
     "header is how a web page would reach it through your browser",
     "host_not_allowed",
 )
+_OTHER_MACHINE = Problem(
+    403,
+    "a server without API keys answers only callers on its own machine; have its operator make a key (`safe-retrieval "
+    "api-key`), and send it",
+    "caller_not_allowed",
+)
 _NOT_JSON = Problem(415, "expected a body of Content-Type application/json", "unsupported_media_type")
 _BODY_LATE = Problem(408, "the body did not arrive in time; send it again", "body_timeout")
 _TOO_LATE = Problem(504, "no answer in the time that this server allows; send fewer texts at once", "timeout")
@@ -78,6 +84,8 @@ class Door:
 
     def _check_caller(self, scope: Scope) -> None:
         if not self._keys:
+            if not _is_local(scope):
+                raise ProblemError(_OTHER_MACHINE)
             if not is_loopback(_without_port(header(scope, "host") or "")):
                 raise ProblemError(_OTHER_HOST)
             return
@@ -150,6 +158,18 @@ def _path(scope: Scope) -> str:
     """The path within this application, which may be mounted under another one."""
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return path
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether a caller's connection comes from this machine.
+
+    The Host header is the caller's own word, so it alone keeps nobody out. A Unix socket has a path and no port, and
+    its callers no address.
+    """
+    client, server = scope.get("client"), scope.get("server")
+    if client is None:
+        return server is not None and server[1] is None
+    return is_loopback(client[0])
 
 
 def _without_port(host: str) -> str:

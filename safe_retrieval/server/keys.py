@@ -21,6 +21,7 @@ SHORTEST = 20
 """Characters of a key that somebody chose; shorter ones could be found by trying."""
 
 DEFAULT_LABEL = "key"
+"""What the log calls a key that nobody named."""
 
 _LINE = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})(?:\s+(?P<label>[\w.@-]{1,64}))?")
 _LABEL = re.compile(r"[\w.@-]{1,64}")

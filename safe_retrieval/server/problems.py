@@ -80,6 +80,7 @@ SERVER_FAILED = Problem(
 """The message tells nothing of the inside; the log does."""
 
 NO_JSON = Problem(400, "expected the body to be one JSON object; it cannot be read as JSON", "invalid_json")
+"""Whatever the parser gives up on: no JSON, too deep, or too long a number."""
 
 
 def of_input(error: InputError) -> Problem:

@@ -77,7 +77,10 @@ def serve_on(
 
 
 def make_server(served: Served, settings: ServerSettings, keys: KeyRing) -> Any:
-    """The ``uvicorn.Server``; once it is told to exit, the application says that it is not ready."""
+    """The ``uvicorn.Server``; once it is told to exit, the application knows.
+
+    Hardly anybody can ask for that state: uvicorn closes the port before it waits for what is in progress.
+    """
     uvicorn: Any = require("uvicorn", extra="server", purpose=PURPOSE)
     app = create_app(served, settings=settings, keys=keys)
 

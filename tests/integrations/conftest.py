@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# Haystack and what it brings decide at import whether they report usage; tests report nothing to anybody.
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
+
 import pytest
 
 from tests.support.tiny_pair import TinyPair, save_tiny_pair

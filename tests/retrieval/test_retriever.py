@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ def test_bm25_needs_no_encoder(index: SearchableIndex) -> None:
         (lambda index: SafeRetriever(index, HashEncoder(), gate=EMPTY).retrieve(["a"]), "refusal_encoder"),
         (lambda index: SafeRetriever(index, HashEncoder()).retrieve("a query"), "one str"),
         (lambda index: SafeRetriever(index, HashEncoder()).retrieve(["a"], k=0), "at least 1"),
+        (lambda index: SafeRetriever(index, HashEncoder()).retrieve(["a"], k=1.5), "whole number of hits, got 1.5"),
+        (lambda index: SafeRetriever(index, HashEncoder()).retrieve_diverse(["a"], k=1.5), "whole number of hits"),
         (lambda index: SafeRetriever.open(index.path, arm="sideways"), "input, output, blend"),
         (lambda index: SafeRetriever.open(index.path, gate="shut"), "allow, flag, empty"),
     ],
@@ -227,3 +230,12 @@ def test_an_index_without_filters_says_so() -> None:
     assert len(retriever.retrieve(["violin"], k=2)[0].hits) == 2
     with pytest.raises(InputError, match="CorpusIndex has no filters"):
         retriever.retrieve(["violin"], where=EVEN)
+
+
+def test_a_copy_asks_the_same_index_and_models(index: SearchableIndex) -> None:
+    encoder = HashEncoder(refused=["forbidden"])
+    retriever = SafeRetriever(index, encoder, gate=EMPTY, lexical=LexicalIndex(index.documents()), name="hybrid")
+    copied = copy.deepcopy({"held": retriever})["held"]
+    assert copied is not retriever
+    assert (copied.index, copied.name) == (retriever.index, "hybrid")
+    assert copied.retrieve(QUERIES, k=3) == retriever.retrieve(QUERIES, k=3)

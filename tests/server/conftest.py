@@ -33,9 +33,21 @@ def client() -> Iterator[Client]:
 
     with ExitStack() as stack:
 
-        def make(served: Served | None = None, *, headers: dict[str, str] | None = None, **arguments: Any) -> Any:
+        def make(
+            served: Served | None = None,
+            *,
+            headers: dict[str, str] | None = None,
+            caller: tuple[str, int] = ("127.0.0.1", 50000),
+            **arguments: Any,
+        ) -> Any:
             app = create_app(served or served_by(), **arguments)
-            opened = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False, headers=headers or {})
+            opened = TestClient(
+                app,
+                base_url="http://127.0.0.1",
+                raise_server_exceptions=False,
+                headers=headers or {},
+                client=caller,
+            )
             return stack.enter_context(opened)
 
         yield make

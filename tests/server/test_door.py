@@ -61,6 +61,53 @@ def test_without_keys_any_other_name_is_how_a_web_page_would_come_in(client: Cli
     assert (response.status_code, code_of(response)) == (403, "host_not_allowed")
 
 
+@pytest.mark.parametrize(
+    "address", ["203.0.113.9", "2001:db8::9", "::ffff:203.0.113.9", "192.168.1.7", "testclient", ""]
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/openapi.json", "/nowhere"])
+def test_without_keys_another_machine_is_not_answered_whatever_host_it_names(
+    client: Client, address: str, path: str
+) -> None:
+    opened = client(caller=(address, 4444), headers={"host": "localhost"})
+    response = opened.get(path)
+    assert (response.status_code, code_of(response)) == (403, "caller_not_allowed")
+    assert opened.post("/v1/embeddings", json=BODY).status_code == 403
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
+def test_without_keys_this_machine_is_answered(client: Client, address: str) -> None:
+    assert client(caller=(address, 4444)).get("/v1/models").status_code == 200
+
+
+def test_with_a_key_another_machine_is_answered(client: Client) -> None:
+    opened = client(caller=("203.0.113.9", 4444), keys=RING, headers={"authorization": f"Bearer {KEY}"})
+    assert opened.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize(("server", "status"), [(("/run/ours.sock", None), 200), (("127.0.0.1", 80), 403), (None, 403)])
+async def test_a_caller_without_an_address_comes_through_a_unix_socket_or_not_at_all(
+    server: tuple[str, int | None] | None, status: int
+) -> None:
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    messages: list[dict[str, Any]] = [{"type": "http.request", "body": b"{}"}]
+
+    async def receive() -> Any:
+        return messages.pop() if messages else await asyncio.sleep(30)
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    _current.set(RequestRecord())
+    door = Door(answering, settings=ServerSettings(), keys=KeyRing())
+    await door(SCOPE | {"client": None, "server": server}, receive, send)
+    assert sent[0]["status"] == status
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_only_json_is_read(client: Client, kind: str) -> None:
     response = client().post("/v1/embeddings", content=b"{}", headers={"content-type": kind})
@@ -115,6 +162,7 @@ SCOPE: dict[str, Any] = {
     "method": "POST",
     "path": "/v1/embeddings",
     "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+    "client": ("127.0.0.1", 4444),
 }
 
 

@@ -133,6 +133,14 @@ def test_too_much_work_is_sent_away_and_comes_back_later() -> None:
     assert found == [200, 200]
 
 
+def is_open(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/readyz")
+    except httpx.TransportError:  # refused, or cut off while the port was being closed
+        return False
+    return True
+
+
 def test_what_is_in_progress_is_finished_when_the_server_is_told_to_stop() -> None:
     encoder = HeldEncoder()
     found: list[int] = []
@@ -142,6 +150,8 @@ def test_what_is_in_progress_is_finished_when_the_server_is_told_to_stop() -> No
         encoder.wait_for_pass(2)
         server.handle_exit(signal.SIGTERM, None)
         assert server.config.app.state.endpoints.draining
+        wait_until(lambda: not is_open(server.url))  # as docs/server.md says: the port is closed, and no 503 is seen
+        assert found == []
         threading.Timer(0.2, encoder.gate.set).start()
         call.join(timeout=20)
     assert found == [200]

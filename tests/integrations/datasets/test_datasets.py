@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from datasets_safe_retrieval import SafeDatasetIndex, add_safe_index, load_safe_index
 from safe_retrieval.errors import DataError, InputError
@@ -57,6 +58,30 @@ def test_vectors_are_taken_where_nothing_has_to_be_judged(tmp_path: Path) -> Non
     gated = load_safe_index(rows(), "text", tmp_path / "index", gate="empty")
     with pytest.raises(InputError, match="refusal probability"):
         gated.search("text", vector)
+
+
+def test_what_the_library_makes_of_a_data_set_with_an_index(tmp_path: Path) -> None:
+    dataset = add_safe_index(rows(), "text", tmp_path / "index", gate="empty")
+    copies = {
+        "with_format": dataset.with_format("numpy"),
+        "with_transform": dataset.with_transform(lambda batch: batch),
+        "rename_column": dataset.rename_column("id", "key"),
+        "remove_columns": dataset.remove_columns("id"),
+        "deepcopy": copy.deepcopy(dataset),
+    }
+    for name, copied in copies.items():
+        assert copied.search("text", HARMLESS, k=1).indices == [0], name
+        assert copied.search("text", REFUSED).indices == [], name
+    assert copies["with_format"].get_nearest_examples("text", HARMLESS, k=1).examples["id"].tolist() == ["v"]
+    for anew in (
+        dataset.map(lambda row: {"length": len(row["text"])}),
+        dataset.cast_column("id", Value("large_string")),
+        dataset.add_column("n", [1, 2, 3]),
+    ):
+        assert (anew.list_indexes(), len(anew)) == ([], 3)
+    assert next(iter(dataset.to_iterable_dataset()))["id"] == "v"
+    with pytest.raises(Exception, match="drop_index"):
+        dataset.select([0])
 
 
 def test_an_index_is_loaded_beside_its_own_rows_alone(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from haystack import Document, Pipeline
 from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
 from haystack.components.writers import DocumentWriter
 from haystack.document_stores.in_memory import InMemoryDocumentStore
+from haystack.telemetry import _telemetry
 
 from haystack_safe_retrieval import SafeDocumentEmbedder, SafeIndexRetriever, SafeTextEmbedder
 from safe_retrieval.encoder.input import InputEncoder
@@ -24,6 +27,10 @@ from tests.support.tiny_pair import TinyPair
 
 def documents() -> list[Document]:
     return [Document(id=each.id, content=each.text, meta=dict(each.metadata)) for each in DOCUMENTS]
+
+
+def test_these_tests_report_nothing_to_haystack() -> None:
+    assert _telemetry.telemetry is None
 
 
 def test_each_embedder_has_its_own_door(tiny: TinyPair) -> None:
@@ -156,6 +163,68 @@ def test_filters_mean_what_they_mean_to_haystack(
     own.write_documents(documents())
     assert sorted(each.id for each in own.filter_documents(filters)) == expected
     assert len(retriever.run(HARMLESS, filters={})["documents"]) == 3
+
+
+def condition(field: str, operator: str, value: Any) -> dict[str, Any]:
+    return {"field": field, "operator": operator, "value": value}
+
+
+DAY = "2024-01-31"
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        (condition("meta.k.b", "!=", 1), "'k_b'"),
+        (condition("k.b", "==", 1), "'k_b'"),
+        (condition("meta.when", ">", DAY), "does not compare dates"),
+        (condition("meta.when", "<=", "2024-01-31T09:00:00+05:00"), "does not compare dates"),
+        (condition("meta.when", ">=", "January"), "does not compare dates"),
+        (condition("meta.when", "==", DAY), "does not compare dates"),
+        (condition("meta.when", "!=", "2024-01-31 09:00:00Z"), "does not compare dates"),
+        (condition("meta.when", "in", ["a", DAY]), "does not compare dates"),
+        (condition("meta.when", "<", datetime(2024, 1, 31, tzinfo=UTC)), "does not compare dates"),
+        (condition("meta.when", "==", datetime(2024, 1, 31, tzinfo=UTC).date()), "does not compare dates"),
+        (condition("meta.tags", "==", ["a", "b"]), "single value, got list"),
+        (condition("meta.tags", "not in", [["a"]]), "single value, got list"),
+        (condition("meta.k", "!=", {"b": 1}), "single value, got dict"),
+        (condition("meta.year", "in", 1700), "list of values"),
+    ],
+)
+def test_what_an_index_folder_would_compare_otherwise_is_refused(filters: dict[str, Any], message: str) -> None:
+    for given in (filters, {"operator": "NOT", "conditions": [filters]}):
+        with pytest.raises(InputError, match=message):
+            SafeIndexRetriever("x", filters=given)
+
+
+def test_texts_that_are_no_dates_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch)
+    retriever = SafeIndexRetriever(str(build(tmp_path / "index")))
+    for value in ("2024", "2024-01", "20240131", "2024-01-31x"):
+        assert len(retriever.run(HARMLESS, filters=condition("meta.year", "!=", value))["documents"]) == 3
+
+
+def test_copies_share_index_and_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch)
+    retriever = SafeIndexRetriever(str(build(tmp_path / "index")), gate="empty", filters=YEAR)
+    retriever.warm_up()
+    asks, stores = SafeTextEmbedder(prefix="old "), SafeDocumentEmbedder(meta_fields_to_embed=["year"])
+    asks.warm_up()
+    stores.warm_up()
+    again = copy.deepcopy(retriever)
+    assert again.run(HARMLESS) == retriever.run(HARMLESS)
+    assert again._retriever is not None
+    assert again._retriever.index is retriever._retriever.index  # type: ignore[union-attr]
+    again.filters["value"] = 1800  # type: ignore[index]
+    assert YEAR["value"] == 1700
+    for original, given in ((asks, {"text": "violin"}), (stores, {"documents": documents()})):
+        twin: Any = copy.deepcopy(original)
+        assert twin._encoder is original._encoder  # type: ignore[attr-defined]
+        assert twin.run(**given) == original.run(**given)  # type: ignore[attr-defined]
+        assert twin.to_dict() == original.to_dict()  # type: ignore[attr-defined]
+        pipeline = Pipeline()
+        pipeline.add_component("a", original)
+        pipeline.add_component("b", twin)  # a component of its own, which a pipeline can own
 
 
 async def test_the_retriever_asynchronously(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

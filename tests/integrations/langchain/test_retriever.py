@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableBranch, RunnableLambda, RunnablePassthrough
 
-from langchain_safe_retrieval import OnRefusal, RefusalGate, SafeRetrievalEmbeddings, SafeRetriever
+from langchain_safe_retrieval import (
+    OnRefusal,
+    RefusalGate,
+    SafeRetrievalEmbeddings,
+    SafeRetrievalVectorStore,
+    SafeRetriever,
+)
 from langchain_safe_retrieval.retriever import VERDICT_EVENT
 from safe_retrieval.errors import EncoderMismatchError, InputError
 from safe_retrieval.index.folder import load_index
@@ -95,14 +102,64 @@ def test_words_and_vectors_together(folder: Path) -> None:
 
 
 def test_words_and_vectors_together_follow_a_store_that_changes(folder: Path) -> None:
-    from langchain_safe_retrieval import SafeRetrievalVectorStore
-
     store = SafeRetrievalVectorStore.load_local(folder, SafeRetrievalEmbeddings())
     retriever = store.as_safe_retriever(hybrid=True, k=1)
     store.add_texts(["zebra"], ids=["n"])
     assert ids(retriever.invoke("zebra")) == ["n"]
     store.delete()
     assert retriever.invoke("zebra") == []
+
+
+@pytest.mark.parametrize("k", [1.5, "2", True])
+async def test_hits_are_counted_in_whole_numbers(folder: Path, k: Any) -> None:
+    retriever = SafeRetriever.open(folder)
+    with pytest.raises(InputError, match="whole number of hits"):
+        retriever.invoke(HARMLESS, k=k)
+    with pytest.raises(InputError, match="whole number of hits"):
+        await retriever.ainvoke(HARMLESS, k=k)
+
+
+@pytest.mark.parametrize("least", [float("nan"), 1.5, -2])
+def test_a_threshold_for_one_query_is_a_cosine_too(folder: Path, least: float) -> None:
+    with pytest.raises(InputError, match="a cosine from -1 to 1"):
+        SafeRetriever.open(folder).invoke(HARMLESS, score_threshold=least)
+
+
+async def test_a_redirection_keeps_its_own_scores(folder: Path) -> None:
+    scored = SafeRetriever.open(folder, k=1)
+    (expected,) = scored.invoke(REFUSED)
+    given = [Document("Talk to someone.", metadata={"score": 0.5}), *HELP]
+    for target, scores in ((scored, [expected.metadata["score"]]), (given, [0.5, None])):
+        retriever = SafeRetriever.open(folder, on_refusal="redirect", redirect_to=target)
+        for found in (retriever.invoke(REFUSED), await retriever.ainvoke(REFUSED)):
+            assert [document.metadata["score"] for document in found] == scores
+            assert all(document.metadata["flagged"] for document in found)
+
+
+def test_copies_share_index_and_models(folder: Path) -> None:
+    retriever = SafeRetriever.open(folder, k=1, hybrid=True, on_refusal="empty", tags=["mine"])
+    store = SafeRetrievalVectorStore.load_local(folder, SafeRetrievalEmbeddings())
+    for original in (retriever, store.as_safe_retriever(k=1, on_refusal="empty")):
+        expected = original.invoke(HARMLESS)
+        for copied in (copy.deepcopy(original), original.model_copy(deep=True)):
+            assert copied._store is original._store
+            assert copied.embeddings.queries_by is original.embeddings.queries_by
+            assert copied.invoke(HARMLESS) == expected
+            assert copied.invoke(REFUSED) == []
+    copied = copy.deepcopy(retriever)
+    (copied.tags or []).append("other")
+    copied.k = 3
+    assert (retriever.tags, retriever.k) == (["mine"], 1)
+
+
+@pytest.mark.parametrize(("own", "arm"), [("input", "output"), ("output", "output"), ("blend", "blend")])
+def test_swapping_in_swaps_the_query_side_of_our_own_embeddings(folder: Path, own: str, arm: str) -> None:
+    embeddings = SafeRetrievalEmbeddings(arm=own, policy="concise", batch_size=4)
+    store = SafeRetrievalVectorStore.load_local(folder, embeddings)
+    for retriever in (SafeRetriever.from_vectorstore(store), store.as_safe_retriever()):
+        expected = SafeRetrievalEmbeddings(arm=arm, policy="concise", batch_size=4)
+        assert retriever.embeddings == expected
+    assert SafeRetriever.from_vectorstore(store, embeddings=embeddings).embeddings == embeddings
 
 
 def test_settings_that_make_no_sense_are_refused(folder: Path) -> None:

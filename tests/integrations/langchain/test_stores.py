@@ -160,6 +160,46 @@ def test_vectors_that_are_not_of_unit_norm_are_refused_where_they_would_be_misor
     assert SafeRetriever.from_vectorstore(filled(in_memory, Teacher(3.0))).invoke(HARMLESS)[0].metadata["score"] < 1
 
 
+@pytest.mark.parametrize("name", ["chroma-cosine", "qdrant"])
+def test_a_store_by_cosine_orders_vectors_of_any_length(name: str) -> None:
+    expected = [each.page_content for each in SafeRetriever.from_vectorstore(filled(MAKERS[name])).invoke(HARMLESS)]
+    retriever = SafeRetriever.from_vectorstore(filled(MAKERS[name], Teacher(3.0, asked=True)))
+    found = retriever.invoke(HARMLESS)
+    assert [each.page_content for each in found] == expected
+    assert 0 < found[0].metadata["score"] < 1
+
+
+def inverted_file(embedding: Embeddings, *, transformed: bool = False) -> Any:
+    """A community FAISS store over lists, which keeps no map from position to vector."""
+    import faiss
+
+    store: Any = MAKERS["faiss"](embedding)
+    lists = faiss.IndexIVFFlat(faiss.IndexFlatL2(32), 32, 2)
+    lists.nprobe = 2
+    store.index = faiss.IndexPreTransform(faiss.RandomRotationMatrix(32, 32), lists) if transformed else lists
+    texts = [document.text for document in DOCUMENTS]
+    vectors = np.asarray(embedding.embed_documents(texts), dtype=np.float32)
+    store.index.train(np.concatenate([vectors] * 26))
+    store.add_texts(texts, ids=IDS)
+    return store
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+def test_a_faiss_store_that_keeps_no_map_to_its_vectors(transformed: bool) -> None:
+    store = inverted_file(Teacher(asked=True), transformed=transformed)
+    (found,) = SafeRetriever.from_vectorstore(store, k=1).invoke(HARMLESS)
+    assert found.page_content == "the violin is old"
+    with pytest.raises(EncoderMismatchError, match="median cosine"):
+        SafeRetriever.from_vectorstore(inverted_file(DeterministicFakeEmbedding(size=32), transformed=transformed))
+
+
+def test_the_vectors_of_an_inverted_file_are_looked_at_and_not_its_embeddings() -> None:
+    store = inverted_file(DeterministicFakeEmbedding(size=32))
+    store.embedding_function = Teacher()  # says it is the right model; what is stored is not its
+    with pytest.raises(EncoderMismatchError, match="median cosine"):
+        SafeRetriever.from_vectorstore(store)
+
+
 def test_each_stores_own_filters() -> None:
     from qdrant_client import models
 

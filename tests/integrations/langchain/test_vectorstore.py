@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import threading
 from pathlib import Path
@@ -189,6 +190,32 @@ def test_deleting_everything_and_being_read_only(store: SafeRetrievalVectorStore
         only.add_texts(["more"])
     assert store.delete()
     assert store.similarity_search("text") == []
+
+
+@pytest.mark.parametrize("unknown", [{"filter": {"year": 1990}}, {"filter": None}, {"where": {"year": 1990}}])
+async def test_a_filter_that_delete_does_not_know_deletes_nothing(
+    store: SafeRetrievalVectorStore, unknown: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match="delete takes ids alone"):
+        store.delete(**unknown)
+    with pytest.raises(InputError, match="delete takes ids alone"):
+        await store.adelete(["d1990"], **unknown)
+    assert len(store.index) == 20
+    assert store.delete([])
+    assert len(store.index) == 20
+
+
+def test_copies_share_the_index() -> None:
+    store = SafeRetrievalVectorStore.from_texts(["one"], FAKE, ids=["1"])
+    path, copied = store.index.path, copy.deepcopy(store)
+    store.add_texts(["two"], ids=["2"])
+    del store
+    gc.collect()
+    assert len(copied.similarity_search("one", k=5)) == 2
+    copied.add_texts(["three"])  # the folder lives as long as the copy
+    del copied
+    gc.collect()
+    assert not path.exists()
 
 
 def test_many_threads_write_and_read(store: SafeRetrievalVectorStore) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import inspect
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.errors import InputError
+from safe_retrieval.index.builder import build_index
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
+from safe_retrieval.types import Document
 from tests.integrations.stand_ins import DOCUMENTS, HARMLESS, REFUSED, build, install
 from tests.support.encoders import HashEncoder
 from tests.support.tiny_pair import TinyPair
@@ -158,6 +162,36 @@ def test_filters(
     install(monkeypatch)
     retriever = SafeRetrievalRetriever.open(build(tmp_path / "index"), filters=filters)
     assert sorted(found.node.node_id for found in retriever.retrieve(HARMLESS)) == expected
+
+
+def test_a_field_with_an_empty_list_is_not_asked_whether_it_is_empty(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch)
+    values: list[Any] = [[], None, "", ["a"], {"b": 1}, 0, False, "a", -1.5]
+    stored = [Document(f"d{n}", f"violin {n}", metadata={"tags": value}) for n, value in enumerate(values)]
+    filters = MetadataFilters(
+        filters=[MetadataFilters(filters=[MetadataFilter(key="tags", value=None, operator=FilterOperator.IS_EMPTY)])]
+    )
+    build_index(stored, HashEncoder("stores"), tmp_path / "mixed", progress=False)
+    with pytest.raises(InputError, match="an empty list in 1 documents"):
+        SafeRetrievalRetriever.open(tmp_path / "mixed", filters=filters)
+    build_index(stored[1:], HashEncoder("stores"), tmp_path / "sound", progress=False)
+    found = SafeRetrievalRetriever.open(tmp_path / "sound", filters=filters).retrieve(HARMLESS)
+    assert sorted(each.node.node_id for each in found) == ["d1", "d2"]
+
+
+def test_copies_share_index_and_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch)
+    retriever = SafeRetrievalRetriever.open(build(tmp_path / "index"), gate="empty", similarity_top_k=1)
+    copied = copy.deepcopy(retriever)
+    assert [each.node.node_id for each in copied.retrieve(HARMLESS)] == ["v"]
+    assert copied.retrieve(REFUSED) == []
+    assert copied._retriever.index is retriever._retriever.index
+    embedding = SafeRetrievalEmbedding()
+    embedding.get_query_embedding(HARMLESS)
+    for twin in (copy.deepcopy(embedding), embedding.model_copy(deep=True)):
+        assert twin.pair is embedding.pair
 
 
 def test_a_filter_that_looks_into_texts_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

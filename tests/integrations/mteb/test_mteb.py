@@ -15,15 +15,19 @@ from typer.testing import CliRunner
 
 from mteb_safe_retrieval import HarmfulRetrieval, run_mteb, safe_retrieval_model
 from safe_retrieval.audit.encodings import EncodingCache
-from safe_retrieval.audit.models import LocalModels
+from safe_retrieval.audit.models import LocalModels, RecordedEncoder
 from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet, content_sha256
 from safe_retrieval.bench.arms import ARMS
 from safe_retrieval.bench.mteb_model import MtebEncoder, MtebSearcher, mteb_model, prompt_for
 from safe_retrieval.bench.retrieve import ArmEncoder
 from safe_retrieval.cli.main import app
-from safe_retrieval.errors import DataError, InputError
+from safe_retrieval.encoder.persistence import load_adapter, save_adapter
+from safe_retrieval.errors import DataError, InputError, MissingExtraError
+from safe_retrieval.models import catalog
 from safe_retrieval.types import Document
 from tests.bench.support import FakeModels, write_data
+from tests.support.adapters import random_adapter
+from tests.support.encoders import HashEncoder
 from tests.support.tiny_pair import TinyPair
 
 
@@ -161,6 +165,61 @@ def test_the_revision_is_a_hash_of_what_decides(tmp_path: Path) -> None:
     assert (first.license, first.open_weights, first.n_parameters, first.training_datasets) == (None, None, None, None)
 
 
+class NamedModels(FakeModels):
+    """Stand-ins under names of the catalog, or of nobody, as the records of real encoders have them."""
+
+    def __init__(self, document: str, backbone: str) -> None:
+        super().__init__()
+        self.names = {"document_encoder": document, "backbone": backbone}
+        self.encoders["teacher"] = HashEncoder(document, space="t")
+
+    def _recorded(self, name: str) -> RecordedEncoder:
+        parts = {"teacher": ["document_encoder"], "response": ["backbone"], "own": ["backbone"]}
+        names = parts.get(name, ["document_encoder", "backbone"])
+        return RecordedEncoder(self.encoders[name], {part: {"name": self.names[part]} for part in names})
+
+
+MINILM, QWEN = "all-minilm-l6-v2", "qwen2.5-coder-0.5b-instruct"
+ORIGIN = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize(
+    ("arm", "names", "expected"),
+    [
+        ("teacher", (MINILM, QWEN), ("apache-2.0", True, ORIGIN)),
+        ("response", (MINILM, QWEN), ("apache-2.0", True, None)),
+        ("response", (MINILM, "somebody/else"), (None, None, None)),
+        ("response", ("somebody/else", QWEN), (None, None, None)),
+        ("gated-teacher", (MINILM, "somebody/else"), (None, None, None)),
+        ("teacher", ("somebody/else", QWEN), (None, None, None)),
+        ("echo", ("somebody/else", QWEN), ("apache-2.0", True, catalog.get(QWEN).hub_id)),
+        ("bm25", (MINILM, QWEN), (None, None, None)),
+    ],
+)
+def test_the_record_speaks_of_all_models_that_an_arm_needs(
+    tmp_path: Path, arm: str, names: tuple[str, str], expected: tuple[str | None, bool | None, str | None]
+) -> None:
+    meta = mteb_model(ARMS[arm], ArmEncoder(NamedModels(*names), EncodingCache(tmp_path))).mteb_model_meta
+    assert (meta.license, meta.open_weights, meta.adapted_from) == expected
+    knows_documents = names[0] == MINILM and arm not in {"echo", "bm25"}
+    assert (meta.training_datasets is not None) == knows_documents
+    assert meta.embed_dim == (None if arm == "bm25" else 32)
+
+
+def test_another_adapter_makes_another_revision_and_says_what_it_learned_from(tiny: TinyPair, tmp_path: Path) -> None:
+    settings = {**tiny._asdict(), "offline": True}
+    first = safe_retrieval_model(**settings).mteb_model_meta
+    loaded = load_adapter(Path(tiny.adapter))
+    training = {"queries_by_source": {"titles": 2}, "judge": {"queries_by_source": {"questions": 1, "titles": 1}}}
+    record = loaded.record.model_copy(update={"training": training})
+    save_adapter(tmp_path / "other", random_adapter(record.shape, seed=1), loaded.refusal, record)
+    other = safe_retrieval_model(**{**settings, "adapter": tmp_path / "other"}).mteb_model_meta
+    assert other.revision != first.revision
+    assert other.experiment_kwargs["adapter_queries"] == ["questions", "titles"]
+    assert "adapter_queries" not in first.experiment_kwargs
+    assert other.training_datasets is None  # its document encoder's are not known, so these would not be all
+
+
 def test_a_policy_and_an_adapter_make_another_revision(tiny: TinyPair) -> None:
     settings = {**tiny._asdict(), "offline": True}
     first = safe_retrieval_model(**settings).mteb_model_meta
@@ -236,6 +295,33 @@ def test_what_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch, subject: str, 
     monkeypatch.setattr("mteb_safe_retrieval.run.HF_HUB_OFFLINE", False)
     with pytest.raises(InputError, match=message):
         list(run_mteb(subject, [task], offline=True))
+
+
+def test_a_sentence_encoder_is_recorded_under_its_own_name(tiny: TinyPair) -> None:
+    (found,) = run_mteb(tiny.document_encoder, ["SafeRetrievalProbes"], offline=True)
+    assert found.model == f"safe-retrieval/{Path(tiny.document_encoder).name}"
+    assert found.model != "safe-retrieval/teacher"
+
+
+def test_a_model_of_mteb_through_the_command_line() -> None:
+    done = CliRunner().invoke(app, ["bench", "mteb", "--model", "mteb/baseline-random-encoder", "--json"])
+    assert done.exit_code == 0, done.output
+    (scores,) = json.loads(done.stdout)
+    assert (scores["task"], scores["model"]) == ("SafeRetrievalProbes", "mteb/baseline-random-encoder")
+    assert -1 <= scores["main_score"] <= 1
+
+
+def test_a_model_whose_packages_are_missing_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> Any:
+        raise ImportError("it needs PyStemmer.\nRun pip install mteb[bm25s]")
+
+    monkeypatch.setattr(mteb, "get_model", missing)
+    with pytest.raises(MissingExtraError, match=r"baseline-bm25s needs a package .*Run pip install mteb\[bm25s\]"):
+        list(run_mteb("mteb/baseline-bm25s", ["SafeRetrievalProbes"]))
+    monkeypatch.undo()
+    monkeypatch.setattr(mteb, "evaluate", missing)
+    with pytest.raises(MissingExtraError, match="needs a package"):
+        list(run_mteb("mteb/baseline-random-encoder", ["SafeRetrievalProbes"]))
 
 
 def test_a_searcher_needs_its_corpus_first(tmp_path: Path) -> None:
