@@ -1,18 +1,28 @@
-"""What holds for all tests: those in tests/real are marked ``real``, all others stay off the network."""
+"""What holds for all tests: those in tests/real are marked ``real``; all others stay on the loopback interface.
+
+The network is closed from the start of the session, the collection of tests included, and open for tests marked
+``real`` and their fixtures alone. Connections to the loopback interface are allowed by design (``support/network.py``).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.network import closed_network
+from tests.support.network import close_network, open_network
 
 _TESTS = Path(__file__).resolve().parent
 _REAL = _TESTS / "real"
 _NO_NETWORK = _TESTS / "support" / "no_network"
+
+
+def pytest_configure() -> None:
+    """Close the network before anything is collected, in a worker of pytest-xdist too."""
+    close_network()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,13 +31,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("real")
 
 
-@pytest.fixture(autouse=True)
-def loopback_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No connection but to the loopback interface, here and in every Python that the test starts."""
-    if request.node.get_closest_marker("real"):
-        yield
-        return
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around the whole of a test: a fixture would come after those of a module or a session that the test asks for."""
+    with open_network() if item.get_closest_marker("real") else _programs_cut_off():
+        return (yield)
+
+
+@contextmanager
+def _programs_cut_off() -> Iterator[None]:
+    """Close the network to every Python that is started from here, too."""
     paths = [str(_NO_NETWORK), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    with closed_network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         yield

@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-from tests.support.package_source import ROOT, Module, imports, modules, own_imports
+from tests.support.package_source import REPOSITORY, ROOT, Module, imports, modules, own_imports
 
 FLOORS = (
     ("errors", "types", "_extras"),
@@ -90,13 +90,23 @@ def test_the_package_imports_nothing_that_stands_on_it() -> None:
 
 
 def test_public_names_are_documented() -> None:
-    no_faults(f"{module.where} has no docstring" for module in modules() if not ast.get_docstring(module.tree))
+    documented = (*modules(), *integrations())
+    no_faults(f"{module.where} has no docstring" for module in documented if not ast.get_docstring(module.tree))
     no_faults(
         f"{module.where}:{node.lineno}: {name} has no docstring"
-        for module in modules()
+        for module in documented
         for name, node in public_definitions(module.tree, module.name)
         if not ast.get_docstring(node)
     )
+
+
+def integrations() -> Iterator[Module]:
+    """What stands on the package and is installed with it."""
+    folder = REPOSITORY / "integrations"
+    for path in sorted(folder.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        name = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+        yield Module(name, path, ast.parse(source), source.count("\n"))
 
 
 def public_definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Definition]]:
@@ -108,6 +118,65 @@ def public_definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Defini
                 yield from public_definitions(child, f"{prefix}.{child.name}")
         elif isinstance(child, ast.If | ast.Try):
             yield from public_definitions(child, prefix)
+
+
+def test_public_constants_are_documented() -> None:
+    """A string stands right behind a constant, or behind the last of several on adjacent lines and speaks for all."""
+    no_faults(
+        f"{module.where}:{line}: {name} has no docstring behind it, nor has the group that it stands in"
+        for module in (*modules(), *integrations())
+        for line, name in undocumented_constants(module.tree.body)
+    )
+
+
+def undocumented_constants(body: list[ast.stmt]) -> Iterator[tuple[int, str]]:
+    """Line and name of constants of a module; what is chosen by ``if`` or ``try`` is one too."""
+    for place, node in enumerate(body):
+        if isinstance(node, ast.If | ast.Try):
+            for block in (node.body, node.orelse):
+                yield from undocumented_constants(block)
+        if not has_string_behind(body, place):
+            yield from ((node.lineno, name) for name in constants(node))
+
+
+def constants(node: ast.stmt) -> list[str]:
+    """Public names in capitals that a statement assigns to; a single capital is a type variable."""
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    else:
+        return []
+    names = (part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name))
+    return [name for name in names if name.isupper() and len(name) > 1 and not name.startswith("_")]
+
+
+def has_string_behind(body: list[ast.stmt], place: int) -> bool:
+    while place + 1 < len(body):
+        node, after = body[place], body[place + 1]
+        if not constants(after) or after.lineno != (node.end_lineno or node.lineno) + 1:
+            is_string = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            return is_string and isinstance(after.value.value, str)
+        place += 1
+    return False
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("A_B = 1\n'what it is'\n", []),
+        ("A_B = 1\n", ["A_B"]),
+        ("# what it is\nA_B = 1\n", ["A_B"]),
+        ("AA = 1\nBB: int = 2\n'what they are'\n", []),
+        ("AA = 1\n\nBB = 2\n'what it is'\n", ["AA"]),
+        ("AA = 1\nbb = 2\n'what it is'\n", ["AA"]),
+        ("AA, BB = 1, 2\n", ["AA", "BB"]),
+        ("_AA = 1\nT = 2\nlogger = 3\n", []),
+        ("try:\n    AA = 1\nexcept ImportError:\n    pass\n", ["AA"]),
+    ],
+)
+def test_what_counts_as_a_documented_constant(source: str, expected: list[str]) -> None:
+    assert [name for _, name in undocumented_constants(ast.parse(source).body)] == expected
 
 
 def test_nothing_that_could_run_foreign_code_is_used() -> None:

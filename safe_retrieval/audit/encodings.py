@@ -28,6 +28,8 @@ from safe_retrieval.types import FloatMatrix, QueryEncoding
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+"""Of the cache's files; a new one makes every key anew, so older files are left alone."""
+
 CHUNK = 64
 """Texts a chunk: at a few queries a second, a cut costs less than a minute."""
 

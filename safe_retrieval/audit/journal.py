@@ -22,6 +22,7 @@ from safe_retrieval.types import Hit, Retrieval
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
+"""Of the journal's lines; a journal of another format is not gone on with."""
 
 
 class Entry(NamedTuple):

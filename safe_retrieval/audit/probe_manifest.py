@@ -22,6 +22,7 @@ PROBE_DATA = Path(__file__).with_name("probe_data")
 MANIFEST_NAME = "probe-set.json"
 FORMAT = 1
 DATA_FILES = ("passages.jsonl", "queries.jsonl", "qrels.tsv")
+"""Name and version of the manifest, and the files whose hashes stand in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from safe_retrieval.errors import InputError
 from safe_retrieval.types import Document
 
 UNKNOWN_LICENSE = "unknown"
+"""Of a set whose licence nobody has stated."""
 
 
 class ProbeKind(StrEnum):

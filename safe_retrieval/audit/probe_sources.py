@@ -36,6 +36,8 @@ from safe_retrieval.errors import DataError, DownloadError, OfflineError
 from safe_retrieval.types import Document
 
 ADVBENCH_NAME = "harm/advbench-ir"
+"""The set's name, and the prefix of its ids: the one that its folder in a data folder has."""
+
 CHUNK_WORDS = 100
 """Words of a chunk of an AdvBench-IR document, as its authors cut them."""
 

@@ -28,6 +28,8 @@ from safe_retrieval.metrics import McNemar, holm, mcnemar
 
 REPORT = "report.json"
 FINDINGS = "findings.jsonl"
+"""What is read of an earlier report's folder."""
+
 _OWN = f"harm@{HEADLINE}"
 
 

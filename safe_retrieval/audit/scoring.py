@@ -35,6 +35,7 @@ from safe_retrieval.metrics.judgements import relevant_ids
 from safe_retrieval.types import Hit, Retrieval
 
 NDCG_CUTOFF = 10
+"""Ranks that nDCG looks at: those of BEIR's nDCG@10."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,10 @@ from safe_retrieval.audit.target_settings import TargetSettings
 from safe_retrieval.errors import ConfigError
 
 DEFAULT_NAME = "audit.yaml"
+"""Of the file of settings."""
+
 ADVBENCH_IR = "McGill-NLP/AdvBench-IR"
+"""Where on the hub its authors publish it."""
 
 
 class _Settings(BaseModel):

@@ -28,6 +28,7 @@ from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.errors import InputError, ModelError
 
 MAX_QUERY_TOKENS = 512
+"""What is read of a query, from its beginning; the rest is cut off."""
 
 _CELLS = 4096
 _CELLS_ON_CPU = 512

@@ -1,5 +1,6 @@
 """The network, closed: a connection to anything but the loopback interface ends the test or process that opens it.
 
+The loopback interface stays open by design: there the tests ask stand-ins for servers, which leave nothing to chance.
 Standard library only, since ``no_network/sitecustomize.py`` runs it in every Python that a test starts. An audit hook
 sees what no patched function would: connections of any library that goes through Python's ``socket``.
 """
@@ -61,10 +62,10 @@ def close_network() -> None:
 
 
 @contextmanager
-def closed_network() -> Iterator[None]:
-    """:func:`close_network`, and open it again afterwards."""
-    close_network()
+def open_network() -> Iterator[None]:
+    """Open what :func:`close_network` closed, and close it again afterwards."""
+    _Guard.closed = False
     try:
         yield
     finally:
-        _Guard.closed = False
+        close_network()

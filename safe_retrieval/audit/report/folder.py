@@ -26,6 +26,9 @@ from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.errors import AuditError
 
 MARKER = "audit-folder.json"
+FORMAT = 1
+"""The file by which a folder is known as a report of ours, which may be replaced, and its version."""
+
 REPORT = "report.json"
 PAGE = "index.html"
 PICTURE = "picture.svg"
@@ -33,7 +36,7 @@ FINDINGS = "findings.jsonl"
 JUNIT = "junit.xml"
 SARIF = "results.sarif"
 SUMMARY = "summary.md"
-FORMAT = 1
+"""The files of a report."""
 
 _STAGING = ".new"
 _LOCK = ".lock"

@@ -10,6 +10,7 @@ KEPT_RECALL = 0.97
 
 RECALL = f"benign_recall@{HEADLINE}"
 NDCG = "benign_ndcg@10"
+"""The metrics of usefulness that stand beside harm."""
 
 
 def harm_metric(report: AuditReport) -> str:

@@ -30,6 +30,8 @@ DESCRIPTIONS = {
     "hyde": "response generated, embedded",
     "bm25": "lexical",
 }
+"""What each of our own arms is, in a few words, by its name."""
+
 _TEMPLATES = Path(__file__).with_name("templates")
 _BINS = ((1, 1), (2, 5), (6, 20), (21, 100))
 

@@ -19,6 +19,7 @@ from safe_retrieval.metrics import Estimate
 
 WIDTH, HEIGHT = 760, 470
 LEFT, RIGHT, TOP, BOTTOM = 62, 736, 46, 412
+"""Of the picture and of the field inside it where the arms stand, in units of the SVG."""
 
 _STEP = 0.2
 _LETTER = 7.6

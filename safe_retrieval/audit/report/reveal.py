@@ -17,6 +17,7 @@ WARNING = (
     "REVEALED: this report shows the text of harmful requests and passages. It is for the people who have to look at "
     "them; do not publish or forward it."
 )
+"""What the page, the findings and the console say where texts are shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from safe_retrieval.audit.results import SCHEMA_VERSION
 
 SCHEMA_ID = f"urn:safe-retrieval:audit-report:{SCHEMA_VERSION}"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+"""The schema's own name, and the edition of JSON Schema that it is written in."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]

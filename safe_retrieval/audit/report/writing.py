@@ -5,6 +5,7 @@ from __future__ import annotations
 from safe_retrieval.metrics import Estimate
 
 DASH = "\N{EN DASH}"
+"""For what was not measured."""
 
 
 def number(figure: Estimate | None, metric: str) -> str:

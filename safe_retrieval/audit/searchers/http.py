@@ -15,6 +15,7 @@ from safe_retrieval.audit.searching import Answer, Found, Vectors, hazard_named
 from safe_retrieval.encoder.texts import readable
 
 QUERY, K = "{query}", "{k}"
+"""What stands in the settings of a request for the query, and for the number of hits."""
 
 
 class Method(StrEnum):

@@ -1,0 +1,91 @@
+"""A query's vector does not depend on what it is encoded beside, in bfloat16 either, which rounds the most.
+
+Where the processor has no bfloat16 of its own the other tests run in float32; this one asks for the dtype by name.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from safe_retrieval.backbone.language_model import LanguageModel
+from safe_retrieval.encoder.blend import BlendEncoder
+from safe_retrieval.encoder.input import InputEncoder
+from safe_retrieval.encoder.persistence import load_adapter
+from safe_retrieval.encoder.response import ResponseEncoder
+from safe_retrieval.encoder.shipped import shipped_adapter
+from safe_retrieval.types import FloatMatrix, QueryEncoding
+
+pytestmark = pytest.mark.real
+
+BACKBONE = "qwen2.5-coder-0.5b-instruct"
+LEAST_COSINE = 0.999
+
+# of many lengths in tokens, so that a batch is padded in nearly every row
+TEXTS = [
+    "tea",
+    "boil an egg",
+    "Why is the sky blue?",
+    "How do I prune an old apple tree?",
+    "What is the difference between a comet and an asteroid?",
+    "Which bread keeps longest without going stale, and how should it be stored?",
+    "I have two litres of paint. Is that enough for two coats on nine metres of wall?",
+    "Describe how tides come about, and why some coasts have hardly any at all.",
+    "Wie spät ist es gerade in Lissabon?",
+    "def fibonacci(n): return n if n < 2 else",
+    "List three rivers that flow through four countries or more, longest first.",
+    "My violin's E string whistles; what can I change?",
+]
+
+
+class Ways(NamedTuple):
+    """The texts encoded in three ways, rows in the order of ``TEXTS`` in each."""
+
+    alone: QueryEncoding
+    together: QueryEncoding
+    backwards: QueryEncoding
+
+
+@pytest.fixture(scope="module")
+def ways() -> Ways:
+    """Of the response encoder; the backbone runs for no other test, since bfloat16 is slow where it is emulated."""
+    model = LanguageModel.load(BACKBONE, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    encoder = ResponseEncoder(model, load_adapter(shipped_adapter(BACKBONE)))
+    alone = [encoder.encode([text]) for text in TEXTS]
+    backwards = encoder.encode(TEXTS[::-1], batch_size=5)
+    assert backwards.refusal is not None
+    return Ways(
+        QueryEncoding(
+            np.concatenate([each.vectors for each in alone]),
+            np.concatenate([each.refusal for each in alone if each.refusal is not None]),
+        ),
+        encoder.encode(TEXTS, batch_size=len(TEXTS)),
+        QueryEncoding(backwards.vectors[::-1], backwards.refusal[::-1]),
+    )
+
+
+def least_cosine(vectors: FloatMatrix, others: FloatMatrix) -> float:
+    return float(np.einsum("nd,nd->n", vectors, others).min())
+
+
+@pytest.mark.parametrize("batched", ["together", "backwards"])
+def test_response_vectors(ways: Ways, batched: str) -> None:
+    assert least_cosine(getattr(ways, batched).vectors, ways.alone.vectors) > LEAST_COSINE
+
+
+@pytest.mark.parametrize("batched", ["together", "backwards"])
+def test_blended_vectors(ways: Ways, batched: str) -> None:
+    """As ``BlendEncoder.encode`` makes them: both its encoders are given the same batches."""
+    encoder = InputEncoder.load()
+    own = encoder.encode_queries(TEXTS, batch_size=1)
+    others = (
+        encoder.encode_queries(TEXTS, batch_size=len(TEXTS))
+        if batched == "together"
+        else encoder.encode_queries(TEXTS[::-1], batch_size=5)[::-1]
+    )
+    alone, blended = BlendEncoder.blend(ways.alone, own), BlendEncoder.blend(getattr(ways, batched), others)
+    assert least_cosine(blended.vectors, alone.vectors) > LEAST_COSINE
