@@ -30,14 +30,14 @@ TEXTS = [
     "boil an egg",
     "Why is the sky blue?",
     "How do I prune an old apple tree?",
-    "What is the difference between a comet and an asteroid?",
-    "Which bread keeps longest without going stale, and how should it be stored?",
-    "I have two litres of paint. Is that enough for two coats on nine metres of wall?",
-    "Describe how tides come about, and why some coasts have hardly any at all.",
-    "Wie spät ist es gerade in Lissabon?",
-    "def fibonacci(n): return n if n < 2 else",
-    "List three rivers that flow through four countries or more, longest first.",
-    "My violin's E string whistles; what can I change?",
+    "comet or asteroid?",
+    "Which bread keeps longest, and how should it be stored at home?",
+    "Two litres of paint: enough for nine metres of wall?",
+    "Wie spät ist es in Lissabon?",
+    "def fibonacci(n):",
+    "Name three long rivers.",
+    "tides",
+    "My violin whistles; what can I change?",
 ]
 
 
@@ -68,6 +68,11 @@ def ways() -> Ways:
     )
 
 
+@pytest.fixture(scope="module")
+def document_encoder() -> InputEncoder:
+    return InputEncoder.load()
+
+
 def least_cosine(vectors: FloatMatrix, others: FloatMatrix) -> float:
     return float(np.einsum("nd,nd->n", vectors, others).min())
 
@@ -78,14 +83,11 @@ def test_response_vectors(ways: Ways, batched: str) -> None:
 
 
 @pytest.mark.parametrize("batched", ["together", "backwards"])
-def test_blended_vectors(ways: Ways, batched: str) -> None:
+def test_blended_vectors(ways: Ways, document_encoder: InputEncoder, batched: str) -> None:
     """As ``BlendEncoder.encode`` makes them: both its encoders are given the same batches."""
-    encoder = InputEncoder.load()
-    own = encoder.encode_queries(TEXTS, batch_size=1)
-    others = (
-        encoder.encode_queries(TEXTS, batch_size=len(TEXTS))
-        if batched == "together"
-        else encoder.encode_queries(TEXTS[::-1], batch_size=5)[::-1]
-    )
-    alone, blended = BlendEncoder.blend(ways.alone, own), BlendEncoder.blend(getattr(ways, batched), others)
+    encode = document_encoder.encode_queries
+    step, batch_size = (1, len(TEXTS)) if batched == "together" else (-1, 5)
+    own = encode(TEXTS[::step], batch_size=batch_size)[::step]
+    alone = BlendEncoder.blend(ways.alone, encode(TEXTS, batch_size=1))
+    blended = BlendEncoder.blend(getattr(ways, batched), own)
     assert least_cosine(blended.vectors, alone.vectors) > LEAST_COSINE
