@@ -68,6 +68,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
             "ours_bounded": {"seconds": 1.5 * seconds, "peak_bytes": 10_000_000},
             "faiss": {"seconds": 2 * seconds, "peak_bytes": 20_000_000},
             "time_over_faiss": 0.5,
+            "processor_time_over_faiss": 0.6,
             "memory_bound": 1_000_000_000,
             "flat_index_with_documents_seconds": 3.0,
             "opening": {"seconds": 0.01, "resident_share_of_file": 0.02},
@@ -92,4 +93,5 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     )
     assert (tmp_path / tables.PICTURE).read_text().startswith("<svg")
     assert "| seconds, ours | 1.00 |" in document.read_text()
+    assert "Ours takes 0.50, 0.50 times" in document.read_text()
     assert "| peak memory, ours within its bound | 0.00 |" in document.read_text()
