@@ -1,8 +1,9 @@
 """One file from the hub, going on after the bytes that are here: within a call, and in the next one after a kill.
 
 The hub's own client writes each download to a file of a random name and removes it on failure, so a download of its
-own could never be gone on with. What is asked here goes through its session all the same: its login, proxies and
-certificates hold.
+own could never be gone on with. Its ``http_get`` does take a beginning; but it is no documented part of it, keeps up to
+ten megabytes back before it writes them, which a cut then loses, and gives up where a server is busy. What is asked
+here goes through its session all the same: its login, proxies and certificates hold.
 """
 
 from __future__ import annotations

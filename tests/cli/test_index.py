@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
@@ -12,10 +10,11 @@ from typer.testing import CliRunner
 from safe_retrieval.cli.index import app
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.errors import DataError, IndexFolderError, IndexFormatError, InputError, OfflineError
-from safe_retrieval.index import advisor, distributed, steps
+from safe_retrieval.index import advisor, steps
 from safe_retrieval.index.manifest import read_manifest
 from tests.support.encoders import HashEncoder
 from tests.support.tiny_models import tokenizer
+from tests.support.without_ray import replace_ray
 
 CLI = CliRunner()
 
@@ -233,33 +232,16 @@ def test_no_resume_drops_what_an_interrupted_build_rejected_too(
         CLI.invoke(app, ["build", str(corpus), out, *options])
     assert (tmp_path / "out" / "rejected.jsonl").exists()
     if engine == "ray":
-        without_ray(monkeypatch)
+        replace_ray(monkeypatch)
     again = CLI.invoke(app, ["build", str(corpus), out, *options, "--no-resume", "--engine", engine])
     assert again.exit_code == 0, again.exception
     assert "1 bad line skipped" in again.stderr
 
 
-def without_ray(monkeypatch: pytest.MonkeyPatch, workers: list[float] | None = None) -> None:
-    """A loop in the place of Ray; it notes the GPUs of each worker."""
-
-    def one_by_one(_ray: Any, work: Any, _plan: Any, shards: list[int], **_: Any) -> None:
-        if workers is not None:
-            workers.append(work.gpus)
-        worker = work.worker(*work.arguments)
-        for number in shards:
-            worker({"item": number})
-
-    monkeypatch.setattr(distributed, "require", lambda *_, **__: None)
-    monkeypatch.setattr(distributed, "_each", one_by_one)
-    monkeypatch.setattr(distributed, "_running", lambda *_: nullcontext())
-    monkeypatch.setattr(distributed, "_quiet", lambda *_: nullcontext())
-
-
 def test_gpus_are_those_of_workers(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, gpus = str(tmp_path / "out"), list[float]()
+    out, gpus = str(tmp_path / "out"), replace_ray(monkeypatch)
     refused = CLI.invoke(app, ["build", str(corpus), out, "--gpus", "1"])
     assert "--gpus 1 needs --engine ray" in str(refused.exception)
-    without_ray(monkeypatch, gpus)
     built = CLI.invoke(app, ["build", str(corpus), out, "--engine", "ray", "--gpus", "0.5"])
     assert built.exit_code == 0, built.exception
     assert gpus == [0.5]

@@ -17,10 +17,11 @@ from safe_retrieval.index.faiss_index import FaissIndex
 from safe_retrieval.index.filters import as_filter, matches
 from safe_retrieval.index.folder import SearchableIndex, load_index
 from safe_retrieval.index.vectors import Selection
-from safe_retrieval.types import Document, FloatMatrix, Hit
+from safe_retrieval.types import Document, Hit
 from tests.support.encoders import HashEncoder
 
 ENCODER = HashEncoder()
+vectors_of = ENCODER.of
 COLOURS = ("red", "green", "blue")
 DOCUMENTS = [
     Document(
@@ -29,10 +30,6 @@ DOCUMENTS = [
     for n in range(120)
 ]
 QUERIES = ENCODER.encode_queries(["stone 3", "the river 4", "nothing of it"])
-
-
-def vectors_of(documents: list[Document]) -> FloatMatrix:
-    return ENCODER.encode_documents([document.content for document in documents])
 
 
 @pytest.fixture(scope="module")

@@ -43,25 +43,9 @@ from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
 
 ENCODER = HashEncoder()
+vectors_of = ENCODER.of
 DOCUMENTS = small_corpus(30)
 QUERIES = ENCODER.encode_queries(["violin 6", "the copper harbour"])
-
-
-def vectors_of(documents: list[Document]) -> FloatMatrix:
-    return ENCODER.encode_documents([document.content for document in documents])
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("changes") / "index"
-    build_index(DOCUMENTS[:20], ENCODER, path)
-    return path
-
-
-@pytest.fixture
-def folder(built: Path, tmp_path: Path) -> Path:
-    shutil.copytree(built, tmp_path / "index")
-    return tmp_path / "index"
 
 
 def same_as(index: SearchableIndex, documents: list[Document]) -> None:
@@ -384,9 +368,13 @@ class AgainstADictionary(RuleBasedStateMachine):
 
     names = st.integers(0, 15)
 
+    @staticmethod
+    def document(name: int, text: int) -> Document:
+        return Document(f"n{name}", f"text {text}", metadata={"text": text})
+
     @rule(new=st.lists(st.tuples(names, st.integers(0, 4)), max_size=5, unique_by=lambda pair: pair[0]))
     def put(self, new: list[tuple[int, int]]) -> None:
-        documents = [Document(f"n{name}", f"text {text}", metadata={"text": text}) for name, text in new]
+        documents = [self.document(name, text) for name, text in new]
         replaced = self.index.upsert(documents, vectors_of(documents))
         assert replaced == sum(document.id in self.model for document in documents)
         for document in documents:
@@ -509,18 +497,7 @@ class AKindAgainstADictionary(AgainstADictionary):
         self.model = {document.id: document for document in documents}
         self.index = load_index(self.folder)
 
-    names = st.integers(0, 15)
-
-    @rule(new=st.lists(st.tuples(names, st.integers(0, 4)), max_size=5, unique_by=lambda pair: pair[0]))
-    def put(self, new: list[tuple[int, int]]) -> None:
-        documents = [self.document(name, text) for name, text in new]
-        replaced = self.index.upsert(documents, vectors_of(documents))
-        assert replaced == sum(document.id in self.model for document in documents)
-        for document in documents:
-            self.model.pop(document.id, None)
-            self.model[document.id] = document
-
-    @rule(name=names)
+    @rule(name=AgainstADictionary.names)
     def add(self, name: int) -> None:
         if f"n{name}" not in self.model:
             self.put([(name, 5)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +15,12 @@ from safe_retrieval.index.steps import embed_shard, plan_build, train_index
 from safe_retrieval.types import FloatMatrix
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
+from tests.support.without_ray import replace_ray
 
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_by_one(_ray: Any, work: Any, _plan: Any, shards: Iterable[int], *, show: bool | None) -> None:
-        worker = work.worker(*work.arguments)
-        for number in shards:
-            worker({"item": number})
-
-    monkeypatch.setattr(distributed, "require", lambda *_, **__: None)
-    monkeypatch.setattr(distributed, "_each", one_by_one)
-    monkeypatch.setattr(distributed, "_running", lambda *_: nullcontext())
-    monkeypatch.setattr(distributed, "_quiet", lambda *_: nullcontext())
+    replace_ray(monkeypatch)
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -21,7 +21,7 @@ from safe_retrieval.index.folder import load_index, verify_index
 from safe_retrieval.index.manifest import read_manifest
 from safe_retrieval.index.vector_files import write_vectors
 from safe_retrieval.index.vectors import Selection
-from safe_retrieval.types import Document, FloatMatrix
+from safe_retrieval.types import FloatMatrix
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
 
@@ -154,11 +154,8 @@ def test_a_batch_is_scored_together(tmp_path: Path, name: str, monkeypatch: pyte
 
 
 ENCODER = HashEncoder(dimension=DIMENSION)
+vectors_of = ENCODER.of
 DOCUMENTS = small_corpus(330)
-
-
-def vectors_of(documents: list[Document]) -> FloatMatrix:
-    return ENCODER.encode_documents([document.content for document in documents])
 
 
 @pytest.mark.parametrize("name", ["HNSW16", "IVF7,Flat", "SQ8", "IVF7,SQ8"])

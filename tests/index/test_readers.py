@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,30 +19,14 @@ from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.faiss_index import load_faiss, save_faiss
 from safe_retrieval.index.folder import SearchableIndex, load_index, verify_index
 from safe_retrieval.index.manifest import check_file, file_sha256, read_manifest
-from safe_retrieval.types import Document, FloatMatrix
+from safe_retrieval.types import Document
 from tests.index.test_folder import resign
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
 
 ENCODER = HashEncoder()
+vectors_of = ENCODER.of
 DOCUMENTS = small_corpus(340)
-
-
-def vectors_of(documents: list[Document]) -> FloatMatrix:
-    return ENCODER.encode_documents([document.content for document in documents])
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("readers") / "index"
-    build_index(DOCUMENTS[:20], ENCODER, path)
-    return path
-
-
-@pytest.fixture
-def folder(built: Path, tmp_path: Path) -> Path:
-    shutil.copytree(built, tmp_path / "index")
-    return tmp_path / "index"
 
 
 def damage_deletions(folder: Path, positions: list[int]) -> Path:

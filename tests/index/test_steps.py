@@ -87,17 +87,22 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     assert missing_shards(out) == [0, 1]
 
 
+def ready_to_merge(documents: list[Document], out: Path, factory: str) -> None:
+    """All steps but the last, in two shards."""
+    plan_build(documents, HashEncoder(), out, shards=2, factory=factory)
+    for number in range(2):
+        embed_shard(out, number, HashEncoder())
+    train_index(out)
+    for number in range(2):
+        add_shard(out, number)
+
+
 def test_a_changed_document_is_no_part_of_the_old_build(tmp_path: Path) -> None:
     """Also where the trained index stays the same, because the document is not in its sample of 1,024."""
     documents, out = small_corpus(1_600), tmp_path / "out"
     other = [*documents[:2], Document("d2", "something else altogether"), *documents[3:]]
     for corpus in (documents, other):
-        plan_build(corpus, HashEncoder(), out, shards=2, factory="IVF4,Flat")
-        for number in range(2):
-            embed_shard(out, number, HashEncoder())
-        train_index(out)
-        for number in range(2):
-            add_shard(out, number)
+        ready_to_merge(corpus, out, "IVF4,Flat")
     assert len({path.read_bytes() for path in (out / BUILD_FOLDER).glob("*-trained.faiss")}) == 1
     merge_index(out)
     with load_index(out) as index:
@@ -118,12 +123,7 @@ def test_what_was_damaged_is_made_again(tmp_path: Path, damage: Callable[[bytes]
     documents = DOCUMENTS[:80]
     whole = build_index(documents, HashEncoder(), tmp_path / "whole", factory="IVF2,Flat")
     out = tmp_path / "out"
-    plan_build(documents, HashEncoder(), out, shards=2, factory="IVF2,Flat")
-    for number in range(2):
-        embed_shard(out, number, HashEncoder())
-    train_index(out)
-    for number in range(2):
-        add_shard(out, number)
+    ready_to_merge(documents, out, "IVF2,Flat")
     (trained,) = (out / BUILD_FOLDER).glob("*-trained.faiss")
     part = next((out / BUILD_FOLDER / "parts").glob("*-000001.faiss"))
     part.write_bytes(damage(part.read_bytes()))

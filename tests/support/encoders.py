@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from safe_retrieval.types import FloatMatrix, FloatVector, QueryEncoding
+from safe_retrieval.types import Document, FloatMatrix, FloatVector, QueryEncoding
 
 
 class HashEncoder:
@@ -39,6 +39,10 @@ class HashEncoder:
         self.query_calls = 0
         self._refused = refused
         self._delay = delay
+
+    def of(self, documents: Sequence[Document]) -> FloatMatrix:
+        """Vectors of whole documents."""
+        return self.encode_documents([document.content for document in documents])
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         return QueryEncoding(self.encode_queries(texts), self._refusal(texts))
