@@ -1,6 +1,6 @@
 """Searching with documents fetched: ours against bare FAISS and against LangChain's FAISS store, in alternate rounds.
 
-    python benchmarks/index/search.py --vectors 20000 100000 --factories Flat IVF256,Flat HNSW32 SQ8 IVF256,SQ8
+    python benchmarks/index/search.py --sizes Flat:20000 Flat:100000 HNSW32:100000 IVF1024,Flat:1000000
 
 Bare FAISS searches the same vectors and gives positions and scores, no documents. LangChain's store searches them and
 gives documents out of a dictionary; both its vectors and its search are flat, whatever kind ours is. Ours gives exact
@@ -20,19 +20,24 @@ from typing import Any, TypeAlias
 
 import faiss
 import numpy as np
+from langchain_community.docstore.in_memory import InMemoryDocstore
 from langchain_community.vectorstores import FAISS
+from langchain_core.documents import Document as Stored
 from langchain_core.embeddings import FakeEmbeddings
 
 from benchmarks.index.measuring import RESULTS, random_blocks
 from benchmarks.measuring import timed, write_result
 from safe_retrieval.audit.provenance import source_state
 from safe_retrieval.index.assemble import assemble_index
+from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.folder import load_index
 from safe_retrieval.index.manifest import EncoderRecord
 from safe_retrieval.index.searchable import SearchableIndex
 from safe_retrieval.index.segments import Block
 from safe_retrieval.types import Document, FloatMatrix
 
+DEFAULT_SIZES = [("Flat", 20_000), ("Flat", 100_000), ("HNSW32", 100_000), ("IVF1024,Flat", 1_000_000)]
+"""Each kind at a size at which the advisor would take it or one like it."""
 _TEXT = "A passage of some length, as documents have it, so that fetching it costs what it costs elsewhere too. " * 5
 
 
@@ -48,15 +53,18 @@ def corpus(vectors: FloatMatrix, start: int) -> Block:
 
 
 def _langchain(vectors: FloatMatrix) -> Any:
-    """LangChain's FAISS store over the same vectors, with its own defaults."""
-    block = corpus(vectors, 0)
-    pairs = [(document.text, vector.tolist()) for document, vector in zip(block.documents, vectors, strict=True)]
-    return FAISS.from_embeddings(
-        pairs,
-        FakeEmbeddings(size=vectors.shape[1]),
-        metadatas=[dict(document.metadata) for document in block.documents],
-        ids=[document.id for document in block.documents],
-    )
+    """LangChain's FAISS store over the same vectors, of the kind that it makes itself.
+
+    It is put together from its parts: ``from_embeddings`` wants each number as a Python object, at a million vectors
+    some 12 GB.
+    """
+    flat: Any = faiss.IndexFlatL2(vectors.shape[1])
+    flat.add(vectors)
+    documents = {
+        document.id: Stored(id=document.id, page_content=document.text, metadata=dict(document.metadata))
+        for document in corpus(vectors, 0).documents
+    }
+    return FAISS(FakeEmbeddings(size=vectors.shape[1]), flat, InMemoryDocstore(documents), dict(enumerate(documents)))
 
 
 Latency: TypeAlias = dict[str, dict[str, float]]
@@ -133,21 +141,25 @@ def measure(count: int, dimension: int, *, factory: str, queries: int, ks: Seque
     return {"vectors": count, "factory": segment.factory, "rows": rows}
 
 
+def _size(text: str) -> tuple[str, int]:
+    """A kind of index and a number of vectors, as ``KIND:NUMBER``."""
+    factory, _, count = text.rpartition(":")
+    return parse_factory(factory).name, int(count)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write the result, and print where it is."""
     parser = argparse.ArgumentParser(description="Search latency against bare FAISS and LangChain's store.")
-    parser.add_argument("--vectors", type=int, nargs="+", default=[20_000, 100_000])
+    parser.add_argument("--sizes", type=_size, nargs="+", metavar="KIND:VECTORS", default=DEFAULT_SIZES)
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--factories", nargs="+", default=["Flat"])
     parser.add_argument("--k", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--out", type=Path, default=RESULTS / "search.json")
     options = parser.parse_args(arguments)
     source_state()
     sizes = [
         measure(count, options.dimension, factory=factory, queries=options.queries, ks=options.k)
-        for factory in options.factories
-        for count in options.vectors
+        for factory, count in options.sizes
     ]
     result = {
         "benchmark": "search latency, documents fetched",

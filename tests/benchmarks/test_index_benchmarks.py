@@ -14,7 +14,7 @@ from benchmarks.measuring import alternated, ratio_of_rounds
 
 def test_search(tmp_path: Path) -> None:
     out = tmp_path / "new" / "search.json"
-    arguments = ["--vectors", "300", "--dimension", "8", "--queries", "3", "--k", "1", "5", "--out", str(out)]
+    arguments = ["--sizes", "Flat:300", "--dimension", "8", "--queries", "3", "--k", "1", "5", "--out", str(out)]
     assert search.main(arguments) == 0
     result = json.loads(out.read_text())
     (size,) = result["sizes"]
