@@ -11,7 +11,7 @@ from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import MetadataFilters
 
-from llama_index_safe_retrieval.filters import check_no_empty_lists, where_from
+from llama_index_safe_retrieval.filters import where_from
 from safe_retrieval.retrieval.retriever import SafeRetriever, check_hits
 from safe_retrieval.types import Document, Retrieval
 
@@ -29,8 +29,7 @@ class SafeRetrievalRetriever(BaseRetriever):
         arguments: passed on to LlamaIndex's class: ``callback_manager``, ``verbose`` and so on.
 
     Raises:
-        InputError: ``similarity_top_k`` is no whole number above 0, a filter looks into lists or texts, or
-            ``is_empty`` asks for a field that holds an empty list.
+        InputError: ``similarity_top_k`` is no whole number above 0, or a filter looks into texts.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class SafeRetrievalRetriever(BaseRetriever):
         super().__init__(**arguments)
         self.similarity_top_k = check_hits(similarity_top_k)
         self._where = where_from(filters)
-        check_no_empty_lists(filters, retriever.index)
         self._retriever = retriever
 
     @classmethod

@@ -36,6 +36,10 @@ _SPARE = 8
 # So few selected vectors are all looked at: about a millisecond of one core, at 384 numbers.
 _FEW = 16_384
 
+# How FAISS shares out a search over threads. Its default gives each some queries, and where vectors are to come along
+# does not even that: one thread searched for a whole batch. With this one a single query has all threads too.
+_QUERIES_AND_CLUSTERS = 2
+
 _CLASSES = {
     (False, "HNSW"): "IndexHNSWFlat",
     (False, "SQ8"): "IndexScalarQuantizer",
@@ -83,6 +87,8 @@ class ApproximateIndex(VectorIndex):
         loaded = read_faiss(path, _CLASSES[bool(factory.lists), factory.codes], memory_map=memory_map)
         if len(ids) != loaded.ntotal:
             raise IndexFormatError(f"{path}: expected {len(ids)} vectors, one for each document, got {loaded.ntotal}")
+        if factory.lists and not factory.lossy:
+            loaded.parallel_mode = _QUERIES_AND_CLUSTERS
         index = cls.__new__(cls)
         VectorIndex.__init__(index, loaded.d, ids=ids)
         index._index = loaded

@@ -24,8 +24,9 @@ from safe_retrieval.index.documents import DocumentWriter
 from safe_retrieval.index.factories import AUTO, FLAT, Factory, parse_factory
 from safe_retrieval.index.manifest import IndexManifest, SegmentRecord
 from safe_retrieval.index.publish import CHANGE_FOLDER, emptied, place, publish, writing
-from safe_retrieval.index.segments import Block, Segment, Snapshot
+from safe_retrieval.index.segments import Block, Segment
 from safe_retrieval.index.settings import SearchSettings
+from safe_retrieval.index.snapshots import Snapshot
 from safe_retrieval.index.vector_files import check_memory, write_vectors
 from safe_retrieval.types import Document, FloatMatrix
 

@@ -9,7 +9,7 @@ What a condition means, whatever states it:
 
 - Fields are the names at the top level of a document's metadata.
 - Numbers compare by value (``1`` equals ``1.0``), strings by code point. Values of different kinds are never equal and
-  never in order; a boolean is no number. A list or an object equals nothing.
+  never in order; a boolean is no number. A list or an object equals nothing; a list contains its elements.
 - Words are runs of letters and digits, compared without regard to case and accents, in title and text. Every part of a
   search text that white space sets off must stand there, and a part of several words (``don't``, ``2026-11-25``) with
   those words one behind the other.
@@ -69,6 +69,21 @@ class Between:
 
 
 @dataclass(frozen=True, slots=True)
+class Contains:
+    """The field is a list, and one of its elements has this value."""
+
+    field: str
+    value: str | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """The field is missing, null, a text without characters, or a list without elements."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
 class Words:
     """Title and text have all these words; as a ``phrase``, one behind the other, within the title or the text."""
 
@@ -97,7 +112,7 @@ class Not:
     part: Filter
 
 
-Filter: TypeAlias = Equal | OneOf | Between | Words | All | AnyOf | Not
+Filter: TypeAlias = Equal | OneOf | Between | Contains | Empty | Words | All | AnyOf | Not
 
 Where: TypeAlias = Filter | Mapping[str, Any] | None
 """What a search takes: a filter, the mapping that stands for one, or none."""
@@ -121,9 +136,10 @@ def as_filter(where: Where) -> Filter | None:
     """The filter that a search was given, from whichever form.
 
     Mappings: ``{"field": value}`` for equality; ``{"field": {operator: value}}`` with ``$eq``, ``$ne``, ``$gt``,
-    ``$gte``, ``$lt``, ``$lte``, or with ``$in``, ``$nin`` and a list; several fields, or several operators of one
-    field, must all hold; ``{"$words": text}`` and ``{"$phrase": text}``; ``{"$and": [mappings]}``,
-    ``{"$or": [mappings]}`` and ``{"$not": mapping}``.
+    ``$gte``, ``$lt``, ``$lte``, with ``$in``, ``$nin`` and a list, with ``$contains`` and an element of the field's
+    list, or with ``$empty`` and a boolean; several fields, or several operators of one field, must all hold;
+    ``{"$words": text}`` and ``{"$phrase": text}``; ``{"$and": [mappings]}``, ``{"$or": [mappings]}`` and
+    ``{"$not": mapping}``.
 
     Raises:
         InputError: it is no filter, has an unknown operator, a value that nothing can equal, or is too large.
@@ -171,6 +187,8 @@ _OPERATIONS: Mapping[str, Callable[[str, Any], Filter]] = {
     "$lte": lambda field, value: Between(field, at_most=value),
     "$in": lambda field, values: OneOf(field, _values(field, values)),
     "$nin": lambda field, values: Not(OneOf(field, _values(field, values))),
+    "$contains": Contains,
+    "$empty": lambda field, wanted: _empty(field, wanted=wanted),
 }
 
 
@@ -179,6 +197,12 @@ def _operation(field: str, operator: object, operand: Any) -> Filter:
     if make is None:
         raise InputError(f"field {field!r}: expected one of {', '.join(_OPERATIONS)}, got {operator!r}")
     return make(field, operand)
+
+
+def _empty(field: str, *, wanted: object) -> Filter:
+    if not isinstance(wanted, bool):
+        raise InputError(f"field {field!r}: expected true or false after $empty, got {wanted!r}")
+    return Empty(field) if wanted else Not(Empty(field))
 
 
 def _values(field: str, values: object) -> tuple[Scalar, ...]:
@@ -215,21 +239,31 @@ def _check_leaf(part: object) -> None:
     match part:
         case Equal(field, value):
             _check_value(field, value)
+        case Contains(field, value):
+            _check_value(field, value)
+            if value is None:
+                raise InputError(f"field {field!r}: expected a string, number or boolean that a list may contain")
+        case Empty(field):
+            _check_value(field, None)
         case OneOf(field, values):
             for value in values:
                 _check_value(field, value)
             if None in values:
                 raise InputError(f"field {field!r}: null cannot be one of several values; add an $or with equality")
-        case Between(field):
-            bounds = [bound for _, bound in _bounds(part)]
-            if not bounds or len({isinstance(bound, str) for bound in bounds}) > 1:
-                raise InputError(f"field {field!r}: expected at least one bound, all numbers or all strings")
-            for bound in bounds:
-                _check_value(field, bound)
-                if isinstance(bound, bool):
-                    raise InputError(f"field {field!r}: a boolean is no bound; compare for equality")
+        case Between():
+            _check_bounds(part)
         case _:
             raise InputError(f"expected a filter, got {type(part).__name__}: {part!r}")
+
+
+def _check_bounds(part: Between) -> None:
+    field, bounds = part.field, [bound for _, bound in _bounds(part)]
+    if not bounds or len({isinstance(bound, str) for bound in bounds}) > 1:
+        raise InputError(f"field {field!r}: expected at least one bound, all numbers or all strings")
+    for bound in bounds:
+        _check_value(field, bound)
+        if isinstance(bound, bool):
+            raise InputError(f"field {field!r}: a boolean is no bound; compare for equality")
 
 
 def _check_value(field: object, value: object) -> None:
@@ -275,8 +309,13 @@ def matches(found: Filter, metadata: Metadata, texts: Sequence[str] = ()) -> boo
             return _leaf_matches(found, metadata)
 
 
-def _leaf_matches(found: Equal | OneOf | Between, metadata: Metadata) -> bool:
+def _leaf_matches(found: Equal | OneOf | Between | Contains | Empty, metadata: Metadata) -> bool:
     match found:
+        case Contains(field, value):
+            held = metadata.get(field)
+            return isinstance(held, list | tuple) and any(_equal(element, value) for element in held)
+        case Empty(field):
+            return metadata.get(field) in (None, "", [], ())
         case Equal(field, value):
             return _equal(metadata.get(field), value)
         case OneOf(field, values):
@@ -296,8 +335,11 @@ def _ordered(value: Any, comparison: str, bound: Any) -> bool:
     return bool(value <= bound if comparison == "<=" else value < bound)
 
 
-_KINDS = {"text": "f.type = 'text'", "number": "f.type IN ('integer', 'real')"}
+_KINDS = {"text": "{row}.type = 'text'", "number": "{row}.type IN ('integer', 'real')"}
 _FIELD = "EXISTS (SELECT 1 FROM json_each(documents.metadata) AS f WHERE f.key = ? AND "
+_NOTHING = "(f.type = 'null' OR (f.type = 'text' AND f.value = '') OR (f.type = 'array' AND f.value = '[]'))"
+# A text would be read as JSON.
+_ELEMENTS = "CASE f.type WHEN 'array' THEN f.value ELSE '[]' END"
 
 
 def to_sql(found: Filter) -> Condition:
@@ -322,20 +364,31 @@ def to_sql(found: Filter) -> Condition:
             return _leaf(found)
 
 
-def _leaf(found: Equal | Between) -> Condition:
+def _leaf(found: Equal | Between | Contains | Empty) -> Condition:
     match found:
+        case Contains(field, value):
+            test, values = _same("e", value)
+            held = f"EXISTS (SELECT 1 FROM json_each({_ELEMENTS}) AS e WHERE {test})"  # noqa: S608 - values are bound
+            return Condition(f"{_FIELD}{held})", (field, *values))
+        case Empty(field):
+            return Condition(f"NOT {_FIELD}NOT {_NOTHING})", (field,))
         case Equal(field, None):
             return Condition(f"NOT {_FIELD}f.type <> 'null')", (field,))
-        case Equal(field, bool(value)):
-            return Condition(f"{_FIELD}f.type = '{'true' if value else 'false'}')", (field,))
         case Equal(field, value):
-            test = f"{_KINDS[_kind(value)]} AND f.value = json_extract(?, '$')"
-            return Condition(f"{_FIELD}{test})", (field, _json(value)))
+            test, values = _same("f", value)
+            return Condition(f"{_FIELD}{test})", (field, *values))
         case Between(field):
             bounds = _bounds(found)
             tests = "".join(f" AND f.value {comparison} json_extract(?, '$')" for comparison, _ in bounds)
             operands = tuple(_json(bound) for _, bound in bounds)
-            return Condition(f"{_FIELD}{_KINDS[_kind(bounds[0][1])]}{tests})", (field, *operands))
+            return Condition(f"{_FIELD}{_KINDS[_kind(bounds[0][1])].format(row='f')}{tests})", (field, *operands))
+
+
+def _same(row: str, value: object) -> tuple[str, tuple[str, ...]]:
+    """That a row of ``json_each`` has a value, and what is bound to the question mark of that."""
+    if isinstance(value, bool):
+        return f"{row}.type = '{'true' if value else 'false'}'", ()
+    return f"{_KINDS[_kind(value)].format(row=row)} AND {row}.value = json_extract(?, '$')", (_json(value),)
 
 
 def _joined(parts: Sequence[Filter], word: str, empty: str) -> Condition:
@@ -351,7 +404,7 @@ def _one_of(field: str, values: Sequence[Scalar]) -> Condition:
     for kind, test in _KINDS.items():
         same = [value for value in values if _kind(value) == kind]
         if same:
-            sql = _FIELD + test + " AND f.value IN (SELECT value FROM json_each(?)))"  # noqa: S608 - values are bound
+            sql = _FIELD + test.format(row="f") + " AND f.value IN (SELECT value FROM json_each(?)))"  # noqa: S608 - values are bound
             parts.append(Condition(sql, (field, _json(same))))
     sql = " OR ".join(part.sql for part in parts) or "0"
     return Condition(f"({sql})", tuple(value for part in parts for value in part.values))

@@ -29,7 +29,8 @@ from safe_retrieval.index.manifest import (
 )
 from safe_retrieval.index.publish import locked, publish, writing
 from safe_retrieval.index.searchable import LOCK_SECONDS, SearchableIndex
-from safe_retrieval.index.segments import ATTEMPTS, Opening, Snapshot, being_changed
+from safe_retrieval.index.segments import Opening
+from safe_retrieval.index.snapshots import ATTEMPTS, Snapshot, being_changed
 from safe_retrieval.types import Encoder
 
 __all__ = ["SearchableIndex", "create_index", "load_index", "verify_index"]

@@ -24,8 +24,9 @@ from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.filters import Condition, Where, as_filter, to_sql
 from safe_retrieval.index.manifest import IndexManifest
 from safe_retrieval.index.publish import locked
-from safe_retrieval.index.segments import USUAL_OPENING, Block, Found, Opening, Snapshot
+from safe_retrieval.index.segments import USUAL_OPENING, Block, Opening
 from safe_retrieval.index.settings import SearchSettings
+from safe_retrieval.index.snapshots import Found, Snapshot
 from safe_retrieval.index.vectors import Ranking, check_ids, check_k, check_vectors, one_row
 from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, Hit
 

@@ -72,19 +72,24 @@ def check_vectors(vectors: NDArray[Any], dimension: int, *, what: str = "vector"
         raise InputError(f"expected float32, got {vectors.dtype}; convert with vectors.astype(numpy.float32)")
     # Accumulated in float64: the square of a huge float32 would overflow and look like infinity.
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    _refuse(~np.isfinite(norms), f"{what} {{row}} holds NaN or infinity; leave it out, or mend the encoder")
-    _refuse(norms == 0, f"{what} {{row}} is all zeros and has no direction; leave it out, or mend the encoder")
-    _refuse(
-        np.abs(norms - 1) > NORM_TOLERANCE,
-        f"expected vectors of length one, {what} {{row}} is not; divide each row by its norm",
-    )
+    if not np.all(np.abs(norms - 1) <= NORM_TOLERANCE):  # NaN is no length either
+        _refuse_norms(norms, what)
     return np.ascontiguousarray(vectors)
 
 
-def _refuse(faulty: NDArray[np.bool_], message: str) -> None:
-    rows = np.flatnonzero(faulty)
-    if rows.size:
-        raise InputError(message.format(row=rows[0]))
+def _refuse_norms(norms: NDArray[np.float64], what: str) -> None:
+    """Say which row is at fault: the first one that has no length, then the first without direction, then the rest."""
+    for faulty, message in (
+        (~np.isfinite(norms), "{} {} holds NaN or infinity; leave it out, or mend the encoder"),
+        (norms == 0, "{} {} is all zeros and has no direction; leave it out, or mend the encoder"),
+        (
+            np.abs(norms - 1) > NORM_TOLERANCE,
+            "expected vectors of length one, {} {} is not; divide each row by its norm",
+        ),
+    ):
+        rows = np.flatnonzero(faulty)
+        if rows.size:
+            raise InputError(message.format(what, rows[0]))
 
 
 def one_row(vector: NDArray[Any]) -> NDArray[Any]:

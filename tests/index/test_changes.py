@@ -36,7 +36,7 @@ from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.exact import ExactIndex
 from safe_retrieval.index.folder import SearchableIndex, create_index, load_index, verify_index
 from safe_retrieval.index.manifest import IndexManifest, read_manifest
-from safe_retrieval.index.segments import Snapshot
+from safe_retrieval.index.snapshots import Snapshot
 from safe_retrieval.index.steps import plan_build
 from safe_retrieval.types import Document, FloatMatrix
 from tests.support.corpora import small_corpus

@@ -12,6 +12,8 @@ from safe_retrieval.index.filters import (
     All,
     AnyOf,
     Between,
+    Contains,
+    Empty,
     Equal,
     Filter,
     Not,
@@ -36,6 +38,9 @@ METADATA: list[dict[str, Any]] = [
     {"a": -5, "b": ""},
     {'q"uote': 1, "ü.$[0]": "x"},
     {"a": False, "b": "x" * 100},
+    {"a": ["x", "y", None, ["z"], True, 2.0], "b": []},
+    {"a": "[1]", "b": {}},
+    {"a": '["x"]', "b": "[]"},
 ]
 
 
@@ -48,28 +53,38 @@ def by_hand(where: Any) -> list[int]:
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
-        ({}, list(range(13))),
+        ({}, list(range(16))),
         ({"a": 1}, [2, 3]),
         ({"a": True}, [4]),
         ({"a": "1"}, [5]),
         ({"a": None}, [0, 1, 11]),
-        ({"a": {"$ne": None}}, [2, 3, 4, 5, 6, 7, 8, 9, 10, 12]),
+        ({"a": {"$ne": None}}, [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15]),
         ({"a": {"$gt": 0, "$lte": 1}}, [2, 3, 6]),
-        ({"a": {"$gte": "0"}}, [5]),
+        ({"a": {"$gte": "0"}}, [5, 14, 15]),
         ({"b": {"$in": ["x", "y"]}}, [3, 4]),
         ({"a": {"$in": [True, -5, "1"]}}, [4, 5, 10]),
         ({"a": {"$in": []}}, []),
-        ({"b": {"$nin": ["x"]}}, [number for number in range(13) if number != 3]),
+        ({"b": {"$nin": ["x"]}}, [number for number in range(16) if number != 3]),
         ({"a": 1, "b": "x"}, [3]),
         ({"$or": [{"b": "y"}, {"b": "ü"}]}, [4, 7]),
-        ({"$not": {"$or": [{"a": {"$lt": 100}}, {"a": None}]}}, [4, 5, 7, 8, 9, 12]),
+        ({"$not": {"$or": [{"a": {"$lt": 100}}, {"a": None}]}}, [4, 5, 7, 8, 9, 12, 13, 14, 15]),
         ({"$and": [{"a": -5}, {"b": ""}]}, [10]),
         ({'q"uote': 1, "ü.$[0]": "x"}, [11]),
         (Between("a", at_least=-5, below=1), [6, 10]),
         (AnyOf(()), []),
+        ({"a": {"$contains": 1}}, [7]),
+        ({"a": {"$contains": "x"}}, [13]),
+        ({"a": {"$contains": True}}, [13]),
+        ({"a": {"$contains": 2}}, [13]),
+        ({"a": {"$contains": "z"}}, []),
+        ({"b": {"$empty": True}}, [0, 1, 2, 5, 6, 8, 9, 10, 11, 13]),
+        ({"b": {"$empty": False}}, [3, 4, 7, 12, 14, 15]),
     ],
 )
-def test_what_conditions_mean(where: Any, expected: list[int]) -> None:
+def test_what_conditions_mean(store: DocumentStore, where: Any, expected: list[int]) -> None:
+    found = as_filter(where)
+    assert found is not None
+    assert store.matching(to_sql(found)).nonzero()[0].tolist() == expected
     assert by_hand(where) == expected
 
 
@@ -93,6 +108,8 @@ LEAVES: st.SearchStrategy[Filter] = st.one_of(
         for values in (NUMBERS, STRINGS)
     ),
     st.builds(Between, FIELDS, at_least=NUMBERS, below=NUMBERS),
+    st.builds(Contains, FIELDS, st.one_of(NUMBERS, STRINGS, st.booleans())),
+    st.builds(Empty, FIELDS),
 )
 FILTERS: st.SearchStrategy[Filter] = st.recursive(
     LEAVES,
@@ -133,6 +150,9 @@ def test_sql_means_the_same_for_equal_looking_values(store: DocumentStore) -> No
         ({"a": {"$in": [None]}}, "null cannot be one of several"),
         ({"a": {"$gt": None}}, "at least one bound"),
         ({"a": {"$gt": True}}, "a boolean is no bound"),
+        ({"a": {"$contains": None}}, "that a list may contain"),
+        ({"a": {"$contains": ["x"]}}, "got list"),
+        ({"a": {"$empty": 1}}, "true or false"),
         ({"a": float("nan")}, "finite"),
         ({"a": 2**70}, "64 bits"),
         ({"\ud800": 1}, "without lone surrogates"),

@@ -164,21 +164,27 @@ def test_filters(
     assert sorted(found.node.node_id for found in retriever.retrieve(HARMLESS)) == expected
 
 
-def test_a_field_with_an_empty_list_is_not_asked_whether_it_is_empty(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("operator", "value", "expected"),
+    [
+        ("is_empty", None, [0, 1, 2]),
+        ("contains", "a", [3, 4]),
+        ("any", ["b", "c"], [4]),
+        ("all", ["a", "b"], [4]),
+        ("all", ["a", "c"], []),
+    ],
+)
+def test_filters_that_look_into_lists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, operator: str, value: Any, expected: list[int]
 ) -> None:
     install(monkeypatch)
-    values: list[Any] = [[], None, "", ["a"], {"b": 1}, 0, False, "a", -1.5]
+    values: list[Any] = [[], None, "", ["a"], ["b", "a"], {"b": 1}, 0, False, "a", -1.5]
     stored = [Document(f"d{n}", f"violin {n}", metadata={"tags": value}) for n, value in enumerate(values)]
-    filters = MetadataFilters(
-        filters=[MetadataFilters(filters=[MetadataFilter(key="tags", value=None, operator=FilterOperator.IS_EMPTY)])]
-    )
-    build_index(stored, HashEncoder("stores"), tmp_path / "mixed", progress=False)
-    with pytest.raises(InputError, match="an empty list in 1 documents"):
-        SafeRetrievalRetriever.open(tmp_path / "mixed", filters=filters)
-    build_index(stored[1:], HashEncoder("stores"), tmp_path / "sound", progress=False)
-    found = SafeRetrievalRetriever.open(tmp_path / "sound", filters=filters).retrieve(HARMLESS)
-    assert sorted(each.node.node_id for each in found) == ["d1", "d2"]
+    build_index(stored, HashEncoder("stores"), tmp_path / "index", progress=False)
+    asked = MetadataFilter(key="tags", value=value, operator=FilterOperator(operator))
+    retriever = SafeRetrievalRetriever.open(tmp_path / "index", filters=MetadataFilters(filters=[asked]))
+    found = retriever.retrieve(HARMLESS)
+    assert sorted(each.node.node_id for each in found) == [f"d{number}" for number in expected]
 
 
 def test_copies_share_index_and_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
