@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
-from safe_retrieval.index.filters import Condition
+from safe_retrieval.index.conditions import Condition
 from safe_retrieval.index.manifest import SegmentRecord, check_file
 from safe_retrieval.index.vectors import is_valid_id
 from safe_retrieval.index.words import WORDS_SCHEMA
@@ -232,7 +232,7 @@ class DocumentStore:
         with self._lock:
             bits = self._matches.get(condition)
         if bits is None:
-            statement = f"SELECT position FROM documents WHERE {condition.sql}"  # noqa: S608 (made by filters.py, values are bound)
+            statement = f"SELECT position FROM documents WHERE {condition.sql}"  # noqa: S608 (made by conditions.py, values are bound)
             mask = np.zeros(len(self), dtype=np.bool_)
             mask[self._query(statement, condition.values, _positions)] = True
             bits = np.packbits(mask)

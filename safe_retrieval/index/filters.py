@@ -1,4 +1,4 @@
-"""Conditions on metadata and on words, in Python, as JSON, and as SQL.
+"""Filters on metadata and on words, in Python and as JSON.
 
 A filter is a tree of small frozen dataclasses, or the mapping that document databases have made common::
 
@@ -7,7 +7,8 @@ A filter is a tree of small frozen dataclasses, or the mapping that document dat
 
 What a condition means, whatever states it:
 
-- Fields are the names at the top level of a document's metadata.
+- Fields are the names at the top level of a document's metadata; ``title`` is its title, where it has one and its
+  metadata has no such field.
 - Numbers compare by value (``1`` equals ``1.0``), strings by code point. Values of different kinds are never equal and
   never in order; a boolean is no number. A list or an object equals nothing; a list contains its elements.
 - Words are runs of letters and digits, compared without regard to case and accents, in title and text. Every part of a
@@ -16,21 +17,20 @@ What a condition means, whatever states it:
 - ``None`` equals a field that is null or missing. Every other condition on a field that is missing is false, so its
   negation is true.
 
-:func:`matches` is the meaning; :func:`to_sql` must agree with it, and a test says that it does.
+:func:`matches` is the meaning; :func:`~safe_retrieval.index.conditions.to_sql` must agree with it, and a test says so.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from safe_retrieval.errors import InputError
-from safe_retrieval.index.words import has_words, match_query, words_of
-from safe_retrieval.types import Metadata
+from safe_retrieval.index.words import has_words, words_of
+from safe_retrieval.types import Document, Metadata
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -116,20 +116,6 @@ Filter: TypeAlias = Equal | OneOf | Between | Contains | Empty | Words | All | A
 
 Where: TypeAlias = Filter | Mapping[str, Any] | None
 """What a search takes: a filter, the mapping that stands for one, or none."""
-
-
-class Condition(NamedTuple):
-    """A filter as SQL over ``documents``, with the values of its question marks.
-
-    Attributes:
-        sql: the expression.
-        values: what is bound to its question marks.
-        full_text: whether it looks at words, which the oldest files have no table of.
-    """
-
-    sql: str
-    values: tuple[str, ...]
-    full_text: bool = False
 
 
 def as_filter(where: Where) -> Filter | None:
@@ -257,7 +243,7 @@ def _check_leaf(part: object) -> None:
 
 
 def _check_bounds(part: Between) -> None:
-    field, bounds = part.field, [bound for _, bound in _bounds(part)]
+    field, bounds = part.field, [bound for _, bound in bounds_of(part)]
     if not bounds or len({isinstance(bound, str) for bound in bounds}) > 1:
         raise InputError(f"field {field!r}: expected at least one bound, all numbers or all strings")
     for bound in bounds:
@@ -279,13 +265,13 @@ def _check_value(field: object, value: object) -> None:
         raise InputError(f"field {field!r}: expected an integer of at most 64 bits, got {value}")
 
 
-def _bounds(part: Between) -> list[tuple[str, float | str]]:
+def bounds_of(part: Between) -> list[tuple[str, float | str]]:
     """The bounds that are there, each with its comparison."""
     given = ((">=", part.at_least), (">", part.above), ("<=", part.at_most), ("<", part.below))
     return [(comparison, bound) for comparison, bound in given if bound is not None]
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """What may be compared with what."""
     if value is None or isinstance(value, bool):
         return str(value)
@@ -294,19 +280,20 @@ def _kind(value: object) -> str:
     return "number" if isinstance(value, int | float) else "other"
 
 
-def matches(found: Filter, metadata: Metadata, texts: Sequence[str] = ()) -> bool:
-    """Whether a document's metadata, and its title and text where words are asked for, fulfil a filter."""
+def matches(found: Filter, document: Document) -> bool:
+    """Whether a document fulfils a filter."""
     match found:
         case All(parts):
-            return all(matches(part, metadata, texts) for part in parts)
+            return all(matches(part, document) for part in parts)
         case AnyOf(parts):
-            return any(matches(part, metadata, texts) for part in parts)
+            return any(matches(part, document) for part in parts)
         case Not(part):
-            return not matches(part, metadata, texts)
+            return not matches(part, document)
         case Words(text, phrase):
-            return has_words(text, phrase=phrase, texts=texts)
+            return has_words(text, phrase=phrase, texts=(document.title, document.text))
         case _:
-            return _leaf_matches(found, metadata)
+            titled = {"title": document.title} if document.title else {}
+            return _leaf_matches(found, {**titled, **document.metadata})
 
 
 def _leaf_matches(found: Equal | OneOf | Between | Contains | Empty, metadata: Metadata) -> bool:
@@ -322,93 +309,16 @@ def _leaf_matches(found: Equal | OneOf | Between | Contains | Empty, metadata: M
             return any(_equal(metadata.get(field), value) for value in values)
         case Between(field):
             value = metadata.get(field)
-            return all(_kind(value) == _kind(bound) and _ordered(value, sign, bound) for sign, bound in _bounds(found))
+            return all(
+                kind_of(value) == kind_of(bound) and _ordered(value, sign, bound) for sign, bound in bounds_of(found)
+            )
 
 
 def _equal(one: object, other: object) -> bool:
-    return _kind(one) == _kind(other) != "other" and one == other
+    return kind_of(one) == kind_of(other) != "other" and one == other
 
 
 def _ordered(value: Any, comparison: str, bound: Any) -> bool:
     if comparison[0] == ">":
         return bool(value >= bound if comparison == ">=" else value > bound)
     return bool(value <= bound if comparison == "<=" else value < bound)
-
-
-_KINDS = {"text": "{row}.type = 'text'", "number": "{row}.type IN ('integer', 'real')"}
-_FIELD = "EXISTS (SELECT 1 FROM json_each(documents.metadata) AS f WHERE f.key = ? AND "
-_NOTHING = "(f.type = 'null' OR (f.type = 'text' AND f.value = '') OR (f.type = 'array' AND f.value = '[]'))"
-# A text would be read as JSON.
-_ELEMENTS = "CASE f.type WHEN 'array' THEN f.value ELSE '[]' END"
-
-
-def to_sql(found: Filter) -> Condition:
-    """A filter as a condition on ``documents``.
-
-    Values go in as JSON: so SQLite reads a number here with the same routine as in the metadata, to the last bit.
-    """
-    match found:
-        case All(parts):
-            return _joined(parts, " AND ", "1")
-        case AnyOf(parts):
-            return _joined(parts, " OR ", "0")
-        case Not(part):
-            inner = to_sql(part)
-            return Condition(f"NOT {inner.sql}", inner.values, inner.full_text)
-        case Words(text, phrase):
-            query = match_query(text, phrase=phrase)
-            return Condition("position IN (SELECT rowid FROM words WHERE words MATCH ?)", (query,), full_text=True)
-        case OneOf(field, values):
-            return _one_of(field, values)
-        case _:
-            return _leaf(found)
-
-
-def _leaf(found: Equal | Between | Contains | Empty) -> Condition:
-    match found:
-        case Contains(field, value):
-            test, values = _same("e", value)
-            held = f"EXISTS (SELECT 1 FROM json_each({_ELEMENTS}) AS e WHERE {test})"  # noqa: S608 - values are bound
-            return Condition(f"{_FIELD}{held})", (field, *values))
-        case Empty(field):
-            return Condition(f"NOT {_FIELD}NOT {_NOTHING})", (field,))
-        case Equal(field, None):
-            return Condition(f"NOT {_FIELD}f.type <> 'null')", (field,))
-        case Equal(field, value):
-            test, values = _same("f", value)
-            return Condition(f"{_FIELD}{test})", (field, *values))
-        case Between(field):
-            bounds = _bounds(found)
-            tests = "".join(f" AND f.value {comparison} json_extract(?, '$')" for comparison, _ in bounds)
-            operands = tuple(_json(bound) for _, bound in bounds)
-            return Condition(f"{_FIELD}{_KINDS[_kind(bounds[0][1])].format(row='f')}{tests})", (field, *operands))
-
-
-def _same(row: str, value: object) -> tuple[str, tuple[str, ...]]:
-    """That a row of ``json_each`` has a value, and what is bound to the question mark of that."""
-    if isinstance(value, bool):
-        return f"{row}.type = '{'true' if value else 'false'}'", ()
-    return f"{_KINDS[_kind(value)].format(row=row)} AND {row}.value = json_extract(?, '$')", (_json(value),)
-
-
-def _joined(parts: Sequence[Filter], word: str, empty: str) -> Condition:
-    conditions = [to_sql(part) for part in parts]
-    sql = word.join(condition.sql for condition in conditions) or empty
-    values = tuple(value for condition in conditions for value in condition.values)
-    return Condition(f"({sql})", values, any(condition.full_text for condition in conditions))
-
-
-def _one_of(field: str, values: Sequence[Scalar]) -> Condition:
-    """Equality with many values, in one parameter a kind: there may be thousands of them."""
-    parts = [to_sql(Equal(field, value)) for value in (True, False) if any(value is given for given in values)]
-    for kind, test in _KINDS.items():
-        same = [value for value in values if _kind(value) == kind]
-        if same:
-            sql = _FIELD + test.format(row="f") + " AND f.value IN (SELECT value FROM json_each(?)))"  # noqa: S608 - values are bound
-            parts.append(Condition(sql, (field, _json(same))))
-    sql = " OR ".join(part.sql for part in parts) or "0"
-    return Condition(f"({sql})", tuple(value for part in parts for value in part.values))
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, allow_nan=False)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from safe_retrieval.errors import EncoderMismatchError, IndexFolderError, InputError
 from safe_retrieval.index.changes import changed, compacted, with_search
+from safe_retrieval.index.conditions import Condition, to_sql
 from safe_retrieval.index.diversity import check_balance, most_diverse
 from safe_retrieval.index.factories import parse_factory
-from safe_retrieval.index.filters import Condition, Where, as_filter, to_sql
+from safe_retrieval.index.filters import Where, as_filter
 from safe_retrieval.index.manifest import IndexManifest
 from safe_retrieval.index.publish import locked
 from safe_retrieval.index.segments import USUAL_OPENING, Block, Opening

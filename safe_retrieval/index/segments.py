@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from safe_retrieval.errors import IndexFormatError, InputError
 from safe_retrieval.index.approximate import ApproximateIndex
 from safe_retrieval.index.base import VectorIndex
+from safe_retrieval.index.conditions import Condition
 from safe_retrieval.index.documents import DocumentStore, read_deleted
 from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.faiss_index import FaissIndex
-from safe_retrieval.index.filters import Condition
 from safe_retrieval.index.manifest import IndexManifest, SegmentRecord, check_file
 from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.vectors import Ranking, Selection, check_vectors

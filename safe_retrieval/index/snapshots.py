@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError, IndexLockedError
-from safe_retrieval.index.filters import Condition
+from safe_retrieval.index.conditions import Condition
 from safe_retrieval.index.manifest import IndexManifest, SegmentRecord, read_manifest
 from safe_retrieval.index.segments import Block, Opening, Segment, search_settings
 from safe_retrieval.index.settings import SearchSettings

@@ -49,7 +49,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Searchab
 def expected(documents: list[Document], where: Any, k: int) -> list[list[Hit]]:
     found = as_filter(where)
     assert found is not None
-    chosen = [document for document in documents if matches(found, document.metadata)]
+    chosen = [document for document in documents if matches(found, document)]
     exact = ExactIndex(ENCODER.dimension)
     if chosen:
         exact.add([document.id for document in chosen], vectors_of(chosen))
@@ -77,7 +77,7 @@ def test_k_hits_come_back_whenever_k_match(
         assert index.search(QUERIES, k, where=where) == expected(documents, where, k)
     found = as_filter(where)
     assert found is not None
-    assert index.ids(where=where) == [d.id for d in documents if matches(found, d.metadata)]
+    assert index.ids(where=where) == [d.id for d in documents if matches(found, d)]
     near = [[hit for hit in hits if hit.score >= 0.3] for hits in expected(documents, where, 200)]
     assert index.search_range(QUERIES, 0.3, where=where) == near
     for hits, nearest in zip(index.search_diverse(QUERIES, 4, where=where), expected(documents, where, 4), strict=True):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_retrieval.errors import InputError
+from safe_retrieval.index.conditions import to_sql
 from safe_retrieval.index.documents import DocumentStore, DocumentWriter
 from safe_retrieval.index.filters import (
     All,
@@ -20,7 +22,6 @@ from safe_retrieval.index.filters import (
     OneOf,
     as_filter,
     matches,
-    to_sql,
 )
 from safe_retrieval.types import Document
 
@@ -42,12 +43,13 @@ METADATA: list[dict[str, Any]] = [
     {"a": "[1]", "b": {}},
     {"a": '["x"]', "b": "[]"},
 ]
+DOCUMENTS = [Document(f"d{number}", "", metadata=fields) for number, fields in enumerate(METADATA)]
 
 
 def by_hand(where: Any) -> list[int]:
     found = as_filter(where)
     assert found is not None
-    return [number for number, metadata in enumerate(METADATA) if matches(found, metadata)]
+    return [number for number, document in enumerate(DOCUMENTS) if matches(found, document)]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_what_conditions_mean(store: DocumentStore, where: Any, expected: list[i
 def store(tmp_path_factory: pytest.TempPathFactory) -> DocumentStore:
     path = tmp_path_factory.mktemp("filters") / "documents.sqlite"
     with DocumentWriter(path) as writer:
-        writer.append([Document(f"d{number}", "", metadata=fields) for number, fields in enumerate(METADATA)])
+        writer.append(DOCUMENTS)
     return DocumentStore(path)
 
 
@@ -120,6 +122,35 @@ FILTERS: st.SearchStrategy[Filter] = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"title": "Violin"}, [0, 3]),
+        ({"title": {"$gt": "S"}}, [0, 3]),
+        ({"title": {"$in": ["Oboe", "Viola"]}}, [1]),
+        ({"title": None}, [2, 4]),
+        ({"title": {"$empty": True}}, [2, 4]),
+        ({"$not": {"title": "Violin"}}, [1, 2, 4]),
+        ({"Title": "Violin"}, []),
+    ],
+)
+def test_the_title_is_a_field_unless_metadata_has_one(tmp_path: Path, where: Any, expected: list[int]) -> None:
+    documents = [
+        Document("0", "", "Violin"),
+        Document("1", "", "Violin", {"title": "Oboe"}),
+        Document("2", "", "Violin", {"title": None}),
+        Document("3", "", "", {"title": "Violin"}),
+        Document("4", "", ""),
+    ]
+    with DocumentWriter(tmp_path / "documents.sqlite") as writer:
+        writer.append(documents)
+    found = as_filter(where)
+    assert found is not None
+    assert [number for number, document in enumerate(documents) if matches(found, document)] == expected
+    with DocumentStore(tmp_path / "documents.sqlite") as store:
+        assert store.matching(to_sql(found)).nonzero()[0].tolist() == expected
 
 
 @settings(max_examples=150, deadline=None)

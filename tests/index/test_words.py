@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from safe_retrieval.errors import InputError
 from safe_retrieval.index.builder import build_index
+from safe_retrieval.index.conditions import to_sql
 from safe_retrieval.index.documents import DocumentStore, DocumentWriter
-from safe_retrieval.index.filters import Filter, Not, Words, as_filter, matches, to_sql
+from safe_retrieval.index.filters import Filter, Not, Words, as_filter, matches
 from safe_retrieval.index.folder import load_index, verify_index
 from safe_retrieval.index.manifest import read_manifest
 from safe_retrieval.types import Document
@@ -38,7 +39,7 @@ DOCUMENTS = [
 
 
 def by_hand(found: Filter) -> list[str]:
-    return [d.id for d in DOCUMENTS if matches(found, d.metadata, (d.title, d.text))]
+    return [d.id for d in DOCUMENTS if matches(found, d)]
 
 
 @pytest.mark.parametrize(
