@@ -35,6 +35,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from safe_retrieval.audit.provenance import provenance, source_state
+from safe_retrieval.backbone.language_model import native_dtype
 from safe_retrieval.errors import ConfigError, DownloadError, SafeRetrievalError
 from safe_retrieval.models.fetch import resolve
 from safe_retrieval.training import trainer
@@ -223,7 +224,9 @@ class _PeerSide:
         samples = [self._sample(id_=i, question=row["query"], answer=row["response"]) for i, row in enumerate(rows)]
         inputs = self._collate(samples)
         names = ("query_input_ids", "query_attention_mask", "answer_input_ids", "answer_attention_mask", "labels")
-        return self.model(**{name: inputs[name] for name in names})
+        precision = native_dtype(torch.device("cpu"))  # that of both frozen models; the heads are float32
+        with torch.autocast("cpu", precision, enabled=precision is torch.bfloat16):
+            return self.model(**{name: inputs[name] for name in names})
 
 
 def _peer_model(backbone: str, special: list[str], dimension: int) -> tuple[Any, Any]:
@@ -235,8 +238,9 @@ def _peer_model(backbone: str, special: list[str], dimension: int) -> tuple[Any,
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.padding_side = "left"
     tokenizer.add_special_tokens({"additional_special_tokens": special})
-    decoder = AutoModelForCausalLM.from_pretrained(folder).requires_grad_(False)
-    encoder = AutoModel.from_pretrained(folder)
+    precision = native_dtype(torch.device("cpu"))  # the file's own is bfloat16, which may be emulated here
+    decoder = AutoModelForCausalLM.from_pretrained(folder, dtype=precision).requires_grad_(False)
+    encoder = AutoModel.from_pretrained(folder, dtype=precision)
     encoder.resize_token_embeddings(len(tokenizer))
     encoder.config.num_special_tokens = len(special)
     special_ids = tokenizer.convert_tokens_to_ids(special)
@@ -303,17 +307,28 @@ def _first(curve: Sequence[Mapping[str, Any]], name: str, goal: float | None, si
     return next((float(row["seconds"]) for row in good), None)
 
 
+def _claim(job: Job, out: Path) -> None:
+    """Make the folder of a comparison, or go on in it with the sides that are not done."""
+    file = out / "job.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != asdict(job):
+        raise ConfigError(f"{out} holds a comparison with other settings; delete it, or give another --out")
+    if (out / "ours").exists() and not (out / "ours.json").exists():
+        raise ConfigError(f"{out / 'ours'} is there already, and a run that goes on has no whole curve; delete it")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(job)), encoding="utf-8")
+
+
 def compare(job: Job, result: Path, wheel: Path | None) -> None:
     """Run both sides, each in a process of its own, and write the result."""
     out = Path(job.out)
-    if (out / "ours").exists():
-        raise ConfigError(f"{out / 'ours'} is there already, and a run that goes on has no whole curve; delete it")
-    out.mkdir(parents=True, exist_ok=True)
+    _claim(job, out)
     package = get_wheel(out, wheel)
     file = out / "job.json"
-    file.write_text(json.dumps(asdict(job)), encoding="utf-8")
     sides = {}
     for side in ("ours", "peer"):
+        if (out / f"{side}.json").is_file():  # a run before this one got so far
+            sides[side] = json.loads((out / f"{side}.json").read_text(encoding="utf-8"))
+            continue
         command = [sys.executable, str(Path(__file__)), "--side", side, "--job", str(file), "--package", str(package)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:

@@ -38,6 +38,7 @@ def test_a_folder_that_our_command_line_built(folder: Path) -> None:
     store = SafeRetrievalVectorStore.load_local(folder, SafeRetrievalEmbeddings())
     (found,) = store.similarity_search(HARMLESS, k=1)
     assert found == Document(id="v", page_content="the violin is old", metadata={"title": "Violin", "year": 1700})
+    assert store.similarity_search(HARMLESS, k=3, filter={"title": "Violin"}) == [found]
     assert store.get_by_ids(["f", "nobody", "v", "f"]) == [
         Document(id="f", page_content="the forbidden lantern"),
         found,
