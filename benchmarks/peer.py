@@ -183,7 +183,7 @@ def run_peer(job: Job, package: Path) -> dict[str, Any]:
             figures = side.evaluate()
             curve.append({"seconds": paused - start, "step": step, "loss": float(loss.detach()), **figures})
             start += time.perf_counter() - paused  # evaluation is not training
-    settings = asdict(job)
+    settings = {name: value for name, value in asdict(job).items() if name not in {"config", "out"}}  # no paths
     return {"curve": curve, "seconds": curve[-1]["seconds"], "peak_megabytes": peak_megabytes(), "settings": settings}
 
 
