@@ -197,7 +197,9 @@ class _PeerSide:
         self.training, self.targets = _material(job, "training")
         self.held_out, self.held_out_targets = _material(job, "held-out")
         special = [f"<compression_{i}>" for i in range(COMPRESSION_TOKENS)]
-        self.model, tokenizer = _peer_model(backbone, special, int(self.targets.shape[1]))
+        # As ours computes; the file's own is bfloat16, which may be emulated here. The heads are float32 in any case.
+        self._precision = native_dtype(torch.device("cpu"))
+        self.model, tokenizer = _peer_model(backbone, special, int(self.targets.shape[1]), self._precision)
         self._collate = dataset.CustomCollator(
             tokenizer=tokenizer, special_tokens=special, padding="longest", max_length=512
         )
@@ -224,12 +226,11 @@ class _PeerSide:
         samples = [self._sample(id_=i, question=row["query"], answer=row["response"]) for i, row in enumerate(rows)]
         inputs = self._collate(samples)
         names = ("query_input_ids", "query_attention_mask", "answer_input_ids", "answer_attention_mask", "labels")
-        precision = native_dtype(torch.device("cpu"))  # that of both frozen models; the heads are float32
-        with torch.autocast("cpu", precision, enabled=precision is torch.bfloat16):
+        with torch.autocast("cpu", self._precision, enabled=self._precision is torch.bfloat16):
             return self.model(**{name: inputs[name] for name in names})
 
 
-def _peer_model(backbone: str, special: list[str], dimension: int) -> tuple[Any, Any]:
+def _peer_model(backbone: str, special: list[str], dimension: int, precision: torch.dtype) -> tuple[Any, Any]:
     """Encoder with trained special tokens, frozen decoder and both heads, put together as its training script does."""
     models: Any = importlib.import_module("llm2vec_gen.models")
     peft: Any = importlib.import_module("peft")
@@ -238,7 +239,6 @@ def _peer_model(backbone: str, special: list[str], dimension: int) -> tuple[Any,
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.padding_side = "left"
     tokenizer.add_special_tokens({"additional_special_tokens": special})
-    precision = native_dtype(torch.device("cpu"))  # the file's own is bfloat16, which may be emulated here
     decoder = AutoModelForCausalLM.from_pretrained(folder, dtype=precision).requires_grad_(False)
     encoder = AutoModel.from_pretrained(folder, dtype=precision)
     encoder.resize_token_embeddings(len(tokenizer))

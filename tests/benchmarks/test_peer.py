@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks import peer
 from benchmarks.peer import Job, batches, get_wheel, main, time_to_equal, warm_linear
-from safe_retrieval.errors import DownloadError
+from safe_retrieval.errors import ConfigError, DownloadError
 
 JOB = Job("config.yaml", "out", steps=5, evaluate_every=2, batch_size=3, learning_rate=1e-3, evaluated=4)
 
@@ -74,3 +75,33 @@ def test_a_missing_wheel_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(words) == 2
     assert "error: " in capsys.readouterr().err
     assert asdict(JOB)["steps"] == 5
+
+
+def test_a_comparison_goes_on_with_the_side_that_is_not_done(tmp_path: Path) -> None:
+    job = replace(JOB, out=str(tmp_path / "out"))
+    peer._claim(job, tmp_path / "out")
+    (tmp_path / "out" / "ours").mkdir()
+    with pytest.raises(ConfigError, match="no whole curve"):
+        peer._claim(job, tmp_path / "out")
+    (tmp_path / "out" / "ours.json").write_text("{}")
+    peer._claim(job, tmp_path / "out")
+    with pytest.raises(ConfigError, match="other settings"):
+        peer._claim(replace(job, steps=6), tmp_path / "out")
+
+
+def test_the_page_says_what_the_result_says() -> None:
+    result = json.loads((peer.REPOSITORY / "benchmarks" / "results" / "peer.json").read_text())
+    page = (peer.REPOSITORY / "docs" / "benchmarks.md").read_text()
+    (joint, heads), (early, late) = result["ours"]["curve"], result["peer"]["curve"]
+    points = (joint, heads, early, late)
+    losses = [point["reconstruction"] for point in (joint, early, late)]
+    for claim in (
+        "ours, {:.0f} s | ours, {:.0f} s (heads fitted) | peer, {:.0f} s | peer, {:.0f} s".format(
+            *(point["seconds"] for point in points)
+        ),
+        " | ".join(f"{point['cosine']:.3f}" for point in points),
+        " | ".join(f"{100 * point['own_response']:.0f} %" for point in points),
+        "{:.2f} | not measured again | {:.2f} | {:.2f}".format(*losses),
+        "{:.1f} GB | | {:.1f} GB".format(*(result[side]["peak_megabytes"] / 1_000 for side in ("ours", "peer"))),
+    ):
+        assert claim in page, claim
