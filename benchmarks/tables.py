@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablation_table import ablation_tables
 from safe_retrieval.audit.report import render_picture
 from safe_retrieval.audit.results import ArmResult, AuditReport, Comparison
+from safe_retrieval.bench.ablations import LABEL
 from safe_retrieval.bench.arms import ARMS, BASELINE, CEILING
 from safe_retrieval.bench.ceiling import share_of_level, share_of_reduction, shared_values
 from safe_retrieval.bench.measure import CUTOFFS
@@ -49,7 +51,8 @@ PICTURED = (
 )
 """Arms that a picture has room for."""
 
-_BLOCK = re.compile(r"<!-- tables -->\n.*?<!-- end of tables -->", re.DOTALL)
+TABLES, ABLATIONS = "tables", "ablations"
+"""Names of the blocks that are written."""
 
 NO_RESULT = "*No result is recorded yet: `safe-retrieval bench run --data DIR` measures, `make docs` puts it here.*"
 
@@ -61,17 +64,24 @@ class TablesError(Exception):
     """The document has no place for the tables."""
 
 
-def render(document: str, results: Sequence[tuple[str, Result]]) -> str:
-    """The document with the tables of ``results`` between its markers.
+def render(document: str, results: Sequence[tuple[str, Result]], folder: Path = RESULTS) -> str:
+    """The document with the tables of ``results``, which lie in ``folder``, between its markers.
 
     Raises:
-        TablesError: there is not exactly one pair of markers.
+        TablesError: a pair of markers is not there exactly once.
     """
-    if len(_BLOCK.findall(document)) != 1:
-        raise TablesError("expected one block from '<!-- tables -->' to '<!-- end of tables -->'")
+    own = [(label, result) for label, result in results if not label.startswith(LABEL)]
     shown = [f"![{label}: harm and benign recall]({PICTURES}/{label}.svg)" for label in pictures(results)]
-    content = "\n\n".join([*_sections(results), *shown]) or NO_RESULT
-    return _BLOCK.sub(lambda _: f"<!-- tables -->\n\n{content}\n\n<!-- end of tables -->", document)
+    document = _between(document, TABLES, "\n\n".join([*_sections(own), *shown]) or NO_RESULT)
+    return _between(document, ABLATIONS, ablation_tables(results, folder))
+
+
+def _between(document: str, name: str, content: str) -> str:
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    block = re.compile(f"{begin}\n.*?{end}", re.DOTALL)
+    if len(block.findall(document)) != 1:
+        raise TablesError(f"expected one block from '{begin}' to '{end}'")
+    return block.sub(lambda _: f"{begin}\n\n{content}\n\n{end}", document)
 
 
 def pictures(results: Sequence[tuple[str, Result]]) -> dict[str, str]:
@@ -80,7 +90,9 @@ def pictures(results: Sequence[tuple[str, Result]]) -> dict[str, str]:
     A picture shows the configuration's own arms and, beside them, those of its teacher alone.
     """
     rows = [
-        (label, each) for label, each in results if each["task"]["name"] == "harm" and each["data"]["limit"] is None
+        (label, each)
+        for label, each in results
+        if each["task"]["name"] == "harm" and each["data"]["limit"] is None and not label.startswith(LABEL)
     ]
     found = {}
     for label in sorted({label for label, each in rows if each["arm"]["name"] == "response"}):
@@ -144,7 +156,7 @@ def harm_table(rows: Rows) -> str:
         f"against `{BASELINE}`",
         "benign recall@5",
         f"against `{BASELINE}`",
-        "selectivity",
+        "selectivity (below 0 is safer)",
         "over-refusal",
         "of the ceiling: harm",
         "recall",
@@ -274,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         results = list(ResultStore(options.results).all())
-        wanted = {options.document: render(options.document.read_text(encoding="utf-8"), results)}
+        wanted = {options.document: render(options.document.read_text(encoding="utf-8"), results, options.results)}
         folder = options.document.parent / PICTURES
         wanted |= {folder / f"{label}.svg": svg for label, svg in pictures(results).items()}
         stale = [path for path, content in wanted.items() if not path.is_file() or path.read_text("utf-8") != content]

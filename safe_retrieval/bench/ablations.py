@@ -15,8 +15,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from safe_retrieval.encoder.persistence import load_adapter
 from safe_retrieval.errors import ConfigError, InputError
 from safe_retrieval.training.config import TrainingConfig, load_config
+
+LABEL = "ablation-"
+"""What the label of a row's results begins with."""
 
 
 class Ablations(BaseModel):
@@ -52,7 +56,7 @@ def load_ablations(path: Path) -> Ablations:
     return ablations.model_copy(update={"base": path.parent / ablations.base})
 
 
-def ablation_config(ablations: Ablations, name: str, out: Path) -> TrainingConfig:
+def ablation_config(ablations: Ablations, name: str, out: Path, *, queries: int | None = None) -> TrainingConfig:
     """The training configuration of a row.
 
     Responses are shared with the base where the row does not change how they are generated, and otherwise the row keeps
@@ -61,7 +65,9 @@ def ablation_config(ablations: Ablations, name: str, out: Path) -> TrainingConfi
     Args:
         ablations: the file's content.
         name: of the row.
-        out: folder of all rows' runs; this one's is ``out/name``.
+        out: folder of all rows' runs; this one's is ``out/name``, or ``out/name-of-queries``.
+        queries: how many the base takes, those held out included; a row that changes the number keeps its own.
+            ``None`` leaves it as the base has it.
 
     Raises:
         InputError: there is no such row; the message lists them.
@@ -70,7 +76,9 @@ def ablation_config(ablations: Ablations, name: str, out: Path) -> TrainingConfi
     if name not in ablations.rows:
         raise InputError(f"expected an ablation out of {', '.join(ablations.rows)}, got {name!r}")
     base = load_config(ablations.base)
-    merged = _merged(base.model_dump(), ablations.rows[name]) | {"out": out / name}
+    if queries is not None:
+        base = base.model_copy(update={"queries": base.queries.model_copy(update={"count": queries})})
+    merged = _merged(base.model_dump(), ablations.rows[name]) | {"out": out / row_folder(name, queries)}
     try:
         config = TrainingConfig.model_validate(merged)
     except ValidationError as error:
@@ -78,6 +86,27 @@ def ablation_config(ablations: Ablations, name: str, out: Path) -> TrainingConfi
     if _generation(config) == _generation(base):
         return config.model_copy(update={"responses_file": base.responses_file or base.out / "responses.jsonl"})
     return config.model_copy(update={"responses_file": None})
+
+
+def row_folder(name: str, queries: int | None = None) -> str:
+    """Name of a row's folder among the runs; that of its results begins with :data:`LABEL`."""
+    return name if queries is None else f"{name}-of-{queries}"
+
+
+def training_record(ablations: Ablations, name: str, adapter: Path) -> dict[str, Any]:
+    """What a row changes, and how its training ended: held-out alignment, own-response retrieval, reconstruction.
+
+    Raises:
+        AdapterFormatError: the adapter cannot be read.
+    """
+    record = load_adapter(adapter).record
+    kept = ("queries", "held_out_queries", "held_out", "seconds_of_last_start", "dtype", "versions", "seed")
+    return {
+        "row": name,
+        "changes": ablations.rows[name],
+        "adapter": record.weights_sha256,
+        **{field: record.training.get(field) for field in kept},
+    }
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

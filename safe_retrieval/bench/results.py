@@ -58,9 +58,20 @@ class ResultStore:
         Raises:
             InputError: the label would not be a plain folder name.
         """
+        return self._of_label(label) / task / f"{arm}.json"
+
+    def training_path(self, label: str) -> Path:
+        """Where it says how the label's adapter was trained, if it was trained for these results.
+
+        Raises:
+            InputError: the label would not be a plain folder name.
+        """
+        return self._of_label(label) / "training.json"
+
+    def _of_label(self, label: str) -> Path:
         if not _LABEL.fullmatch(label):
             raise InputError(f"expected a label of letters, digits and . _ + -, got {label!r}")
-        return self.folder / label / task / f"{arm}.json"
+        return self.folder / label
 
     def matching(self, path: Path, key: str) -> Result | None:
         """The result at ``path`` if it is there and has that key.

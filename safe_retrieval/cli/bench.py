@@ -108,7 +108,9 @@ def names(choice: str, groups: Mapping[str, tuple[str, ...]]) -> list[str]:
     """
     found = [name for part in choice.split(",") if part.strip() for name in groups.get(part.strip(), (part.strip(),))]
     if not found:
-        raise InputError(f"expected names separated by commas, or {' or '.join(groups)}; got {choice!r}")
+        raise InputError(
+            f"expected names separated by commas{''.join(f' or {group}' for group in groups)}; got {choice!r}"
+        )
     return list(dict.fromkeys(found))
 
 
@@ -139,33 +141,44 @@ def ablate(
     data: Annotated[
         Path, typer.Option(envvar="SAFE_RETRIEVAL_DATA", help="The data folder (docs/data.md).", show_default=False)
     ],
+    tasks: Annotated[str | None, typer.Option(help="Tasks, comma-separated.", show_default="the file's")] = None,
+    arms: Annotated[str | None, typer.Option(help="Arms, comma-separated.", show_default="the file's")] = None,
     file: Annotated[Path, typer.Option(help="The ablation file.")] = Path("benchmarks/ablations.yaml"),
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path("runs/ablations"),
     results: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = _RESULTS,
     cache: Annotated[Path, typer.Option(help="Folder of the encodings.")] = _CACHE,
+    queries: Annotated[
+        int | None, typer.Option(min=2, help="Train on so many, held-out ones included.", show_default="the file's")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most queries of a task, a seeded sample.")] = None,
     seed: Annotated[int, typer.Option(help="Of samples and bootstraps.")] = 0,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
-    """Train one row of the ablations and measure it; its results lie under --out/ablation-NAME.
+    """Train one row of the ablations and measure it; its results lie under --out/ablation-NAME (and -of-QUERIES).
 
     Started again, it goes on where it stopped.
     """
     import os
 
-    from safe_retrieval.bench.ablations import ablation_config, load_ablations
+    from safe_retrieval.bench.ablations import LABEL, ablation_config, load_ablations, row_folder, training_record
     from safe_retrieval.bench.models import BenchModels
+    from safe_retrieval.bench.results import ResultStore
     from safe_retrieval.bench.runner import BenchSettings, run_bench
 
     os.environ["SAFE_RETRIEVAL_DATA"] = str(data)  # the base configuration names its files by it
     ablations = load_ablations(file)
-    config = ablation_config(ablations, name, runs)
+    label = LABEL + row_folder(name, queries)
+    config = ablation_config(ablations, name, runs, queries=queries)
     from safe_retrieval.training.trainer import train
 
     adapter = train(config, offline=offline)
     models = BenchModels(config.teacher, backbone=config.backbone, adapter=adapter, offline=offline)
-    settings = BenchSettings(data, results, cache, f"ablation-{name}", limit, seed)
-    for outcome in run_bench(ablations.tasks, ablations.arms, settings, models):
+    store = ResultStore(results)
+    store.write(store.training_path(label), training_record(ablations, name, adapter))
+    settings = BenchSettings(data, results, cache, label, limit, seed)
+    chosen = ablations.tasks if tasks is None else names(tasks, {})
+    retrievers = ablations.arms if arms is None else names(arms, {})
+    for outcome in run_bench(chosen, retrievers, settings, models):
         err().print(_line(outcome), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -45,6 +45,15 @@ def test_a_row_changes_what_it_says_and_nothing_else(tmp_path: Path) -> None:
     assert ablation_config(ablations, "queries-all", tmp_path).queries.shares == {}
 
 
+def test_all_rows_can_have_fewer_queries(tmp_path: Path) -> None:
+    ablations = load_ablations(FILE)
+    row = ablation_config(ablations, "mse", tmp_path, queries=600)
+    assert row.queries.count == 600
+    assert row.out == tmp_path / "mse-of-600"
+    assert row.responses_file == ablation_config(ablations, "mse", tmp_path).responses_file
+    assert ablation_config(ablations, "queries-4k", tmp_path, queries=600).queries.count == 4352
+
+
 def test_responses_are_shared_where_they_would_be_the_same(tmp_path: Path) -> None:
     ablations = load_ablations(FILE)
     shared = load_config(ablations.base).out / "responses.jsonl"

@@ -9,7 +9,18 @@ from benchmarks import tables
 from benchmarks.tables import TablesError, main, render
 from safe_retrieval.bench.results import ResultStore, per_query_record
 
-DOCUMENT = "# A\n\n<!-- tables -->\nold\n<!-- end of tables -->\n\nThe end.\n"
+DOCUMENT = """# A
+
+<!-- ablations -->
+old
+<!-- end of ablations -->
+
+<!-- tables -->
+old
+<!-- end of tables -->
+
+The end.
+"""
 
 
 def result(arm: str, harm: list[float], recall: list[float], *, task: str = "harm", limit: int | None = None) -> Any:
@@ -104,6 +115,27 @@ def test_other_tasks_have_one_figure() -> None:
     plain["metrics"] = {"ndcg@10": {"value": 0.645, "low": 0.6, "high": 0.7, "n": 1}}
     plain["comparison"] = {"ndcg@10": {"difference": {"value": -0.01, "low": -0.02, "high": 0.0, "n": 1}}}
     assert cells(render(DOCUMENT, [("t", plain)]), "response")[2:4] == ["64.50 (60.00 to 70.00)", "-1.0 (-2.0 to +0.0)"]
+
+
+def test_ablations_have_a_table_of_their_own(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    held_out = {"cosine": 0.5, "own_response": 0.75, "reconstruction": 2.5}
+    rows = [("t", result("teacher", [1, 1], [1, 1]))]
+    for name, changes in (("mse", {"loss": {"alignment": "mse"}}), ("base", {})):
+        label = f"ablation-{name}-of-600"
+        training = {"row": name, "changes": changes, "queries": 600, "held_out": held_out}
+        store.write(store.training_path(label), training)
+        rows += [(label, result("teacher", [1, 1], [1, 1])), (label, result("response", [1, 0], [1, 1]))]
+    written = render(DOCUMENT, rows, tmp_path)
+    ablations, others = written.split("<!-- end of ablations -->")
+    assert "ablation-" not in others
+    assert "Trained on 600 queries, measured on all queries of the task." in ablations
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in ablations.splitlines() if "`" in line]
+    assert shown == [
+        ["`base`", "nothing", "0.500", "75.0 %", "2.50", "50.0 % (-50.0 %)", "100.0 %", ""],
+        ["`mse`", "alignment mse", "0.500", "75.0 %", "2.50", "50.0 % (-50.0 %)", "100.0 %", ""],
+        ["`teacher`", "", "", "", "", "100.0 %", "100.0 %", ""],
+    ]
 
 
 def test_without_results_the_document_says_how_to_get_them() -> None:

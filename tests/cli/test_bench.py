@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from safe_retrieval.cli.bench import names
 from safe_retrieval.cli.main import app
+from safe_retrieval.encoder.shipped import shipped_adapter
 from safe_retrieval.errors import InputError
 from safe_retrieval.training.config import TrainingConfig
 from tests.bench.support import FakeModels, adopt, write_data
@@ -44,18 +45,25 @@ def test_an_ablation_is_trained_and_measured_by_one_command(tmp_path: Path, monk
     trained = []
 
     def train(config: TrainingConfig, *, offline: bool) -> Path:
-        trained.append((config.adapter.compression_tokens, config.queries.files[0].parent, offline))
-        return config.out / "adapter"
+        trained.append(
+            (config.adapter.compression_tokens, config.queries.count, config.queries.files[0].parent, offline)
+        )
+        return shipped_adapter("qwen2.5-coder-0.5b-instruct")
 
     monkeypatch.setattr("safe_retrieval.training.trainer.train", train)
     monkeypatch.setattr("safe_retrieval.bench.models.BenchModels", lambda *_, **__: FakeModels())
     file = REPOSITORY / "benchmarks" / "ablations.yaml"
-    words = ["bench", "ablate", "compression-tokens-5", "--data", str(data), "--file", str(file), "--offline"]
+    words = ["bench", "ablate", "compression-tokens-5", "--queries", "2304", "--tasks", "harm"]
+    words += ["--data", str(data), "--file", str(file), "--offline"]
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     done = CliRunner().invoke(app, [*words, *places])
     assert done.exit_code == 0, done.output
-    assert trained == [(5, data / "train-queries", True)]
-    assert (tmp_path / "out" / "ablation-compression-tokens-5" / "harm" / "gated.json").is_file()
+    assert trained == [(5, 2304, data / "train-queries", True)]
+    results = tmp_path / "out" / "ablation-compression-tokens-5-of-2304"
+    assert (results / "harm" / "gated.json").is_file()
+    training = json.loads((results / "training.json").read_text())
+    assert training["changes"] == {"adapter": {"compression_tokens": 5}}
+    assert training["held_out"]["cosine"] > 0.5
 
 
 def test_groups_are_spelled_out() -> None:
