@@ -5,7 +5,7 @@
 The peer's wheel is downloaded without its dependencies (or given with ``--wheel``), checked and unpacked; only the
 process that trains it ever has it on its path. Each side runs in a process of its own, one after the other, and writes
 its curve: seconds of training, held-out alignment, own-response retrieval and reconstruction loss. The result is one
-JSON file with both curves, times, peak memory and the time each needs to reach what the peer ends at.
+JSON file with both curves, times, peak memory and the time each needs to reach what either ends at.
 
 The peer gets the published settings (AdamW, 100 warm-up steps, linear decay, batch of 32, ten compression tokens, both
 losses at weight one) and its own collator, model and alignment loss; the training loop, which its wheel leaves out, is
@@ -285,24 +285,36 @@ def peak_megabytes() -> float:
 
 
 def time_to_equal(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Seconds at which each side is first as good as the peer ends, by figure; ``None`` where it never is."""
+    """Seconds at which each side is first as good as ours ends, and as the peer ends, by figure and in all of them.
+
+    Seconds are ``None`` where a side never is. ``share`` is ours over the peer's; where the peer never is as good, it
+    is ``None``, and ``share_at_most`` is ours over all the time that the peer had.
+    """
+    return {end: _compared(_ends(curve), ours, theirs) for end, curve in (("ours", ours), ("peer", theirs))}
+
+
+def _ends(curve: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The last value of each figure; the reconstruction is not measured again once heads are all that changes."""
+    return {name: values[-1] for name in LAST if (values := [row[name] for row in curve if row.get(name) is not None])}
+
+
+def _compared(
+    goals: Mapping[str, float], ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in LAST:
-        goal = theirs[-1].get(name) if theirs else None
-        sign = 1 if name == "cosine" else -1
-        reached = [_first(curve, name, goal, sign) for curve in (ours, theirs)]
-        found[name] = {
-            "goal": goal,
-            "ours": reached[0],
-            "peer": reached[1],
-            "share": reached[0] / reached[1] if reached[0] is not None and reached[1] else None,
-        }
+    for name, goal in goals.items():
+        found[name] = {"goal": goal, "ours": _first(ours, name, goal), "peer": _first(theirs, name, goal)}
+    sides = {side: [times[side] for times in found.values()] for side in ("ours", "peer")}
+    found["all"] = {side: None if None in times else max(times) for side, times in sides.items()}
+    for times in found.values():
+        mine, other, whole = times["ours"], times["peer"], theirs[-1]["seconds"]
+        times["share"] = None if mine is None or other is None else mine / other
+        times["share_at_most"] = None if mine is None or other is not None else mine / whole
     return found
 
 
-def _first(curve: Sequence[Mapping[str, Any]], name: str, goal: float | None, sign: int) -> float | None:
-    if goal is None:
-        return None
+def _first(curve: Sequence[Mapping[str, Any]], name: str, goal: float) -> float | None:
+    sign = 1 if name == "cosine" else -1
     good = (row for row in curve if row.get(name) is not None and sign * row[name] >= sign * goal)
     return next((float(row["seconds"]) for row in good), None)
 

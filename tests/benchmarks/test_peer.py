@@ -33,19 +33,28 @@ def test_the_schedule_warms_up_and_ends_near_zero() -> None:
     assert warm_linear(0, 1) == 1.0
 
 
-def test_time_to_equal_is_when_each_is_as_good_as_the_peer_ends() -> None:
+def test_time_to_equal_is_when_each_is_as_good_as_either_ends() -> None:
     ours: list[dict[str, Any]] = [
         {"seconds": 1.0, "cosine": 0.2, "reconstruction": 5.0},
-        {"seconds": 2.0, "cosine": 0.5, "reconstruction": None},
-        {"seconds": 3.0, "cosine": 0.6, "reconstruction": 4.5},
+        {"seconds": 2.0, "cosine": 0.5, "reconstruction": 3.5},
+        {"seconds": 4.0, "cosine": 0.6, "reconstruction": None},
     ]
     theirs = [
         {"seconds": 8.0, "cosine": 0.4, "reconstruction": 4.0},
         {"seconds": 16.0, "cosine": 0.3, "reconstruction": 3.0},
     ]
     equal = time_to_equal(ours, theirs)
-    assert equal["cosine"] == {"goal": 0.3, "ours": 2.0, "peer": 8.0, "share": 0.25}
-    assert equal["reconstruction"] == {"goal": 3.0, "ours": None, "peer": 16.0, "share": None}
+    nothing = {"share": None, "share_at_most": None}
+    assert equal["peer"] == {
+        "cosine": {"goal": 0.3, "ours": 2.0, "peer": 8.0, **nothing, "share": 0.25},
+        "reconstruction": {"goal": 3.0, "ours": None, "peer": 16.0, **nothing},
+        "all": {"ours": None, "peer": 16.0, **nothing},
+    }
+    assert equal["ours"] == {
+        "cosine": {"goal": 0.6, "ours": 4.0, "peer": None, **nothing, "share_at_most": 0.25},
+        "reconstruction": {"goal": 3.5, "ours": 2.0, "peer": 16.0, **nothing, "share": 0.125},
+        "all": {"ours": 4.0, "peer": None, **nothing, "share_at_most": 0.25},
+    }
 
 
 def test_only_the_wheel_that_is_expected_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
