@@ -97,6 +97,14 @@ class Hit(NamedTuple):
     score: float
 
 
+@runtime_checkable
+class PartReader(Protocol):
+    """An encoder whose verdict is on the beginning of a text that is too long for it."""
+
+    def as_read(self, texts: Sequence[str]) -> list[str]:
+        """The part of each text that is judged."""
+
+
 class GateAction(StrEnum):
     """What a retriever does with a query that the backbone would refuse."""
 

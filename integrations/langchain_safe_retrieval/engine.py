@@ -17,7 +17,8 @@ from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.encoder.texts import clean_texts
 from safe_retrieval.errors import InputError
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
-from safe_retrieval.types import Encoder, FloatMatrix, FloatVector
+from safe_retrieval.retrieval.guard import as_judged
+from safe_retrieval.types import Encoder, FloatMatrix, FloatVector, PartReader
 
 
 class EncodedQuery(NamedTuple):
@@ -26,10 +27,12 @@ class EncodedQuery(NamedTuple):
     Attributes:
         vector: (d,) float32, unit norm.
         refusal: probability in [0, 1] that the backbone would refuse; ``None`` where nothing gave a verdict.
+        read: the query; of one that is judged, the part that was. Nothing else of it may be searched with.
     """
 
     vector: FloatVector
     refusal: float | None
+    read: str
 
 
 class _Waiting(NamedTuple):
@@ -156,7 +159,7 @@ class EncoderEngine:
 
     def _answer(self, batch: Sequence[_Waiting]) -> None:
         try:
-            found = self._encoded([each.text for each in batch], judged=any(each.judged for each in batch))
+            found = self._encoded(batch)
         except (InputError, RuntimeError, MemoryError) as error:
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
@@ -167,14 +170,23 @@ class EncoderEngine:
         for waiting, encoded in zip(batch, found, strict=True):
             waiting.answer.set_result(encoded)
 
-    def _encoded(self, texts: list[str], *, judged: bool) -> list[EncodedQuery]:
+    def _encoded(self, batch: Sequence[_Waiting]) -> list[EncodedQuery]:
         batch_size = self._settings.batch_size
         encoder = self._loaded_query()
+        texts = self._read(batch)
         vectors, refusal = encoder.encode(texts, batch_size=batch_size, progress=False)
-        if refusal is None and judged:
+        if refusal is None and any(each.judged for each in batch):
             refusal = self._loaded_judge().encode(texts, batch_size=batch_size, progress=False).refusal
         verdicts: list[float | None] = [None] * len(texts) if refusal is None else [float(value) for value in refusal]
-        return [EncodedQuery(vector, verdict) for vector, verdict in zip(vectors, verdicts, strict=True)]
+        return [EncodedQuery(*each) for each in zip(vectors, verdicts, texts, strict=True)]
+
+    def _read(self, batch: Sequence[_Waiting]) -> list[str]:
+        if not any(each.judged for each in batch):
+            return [each.text for each in batch]
+        encoder = self._loaded_query()
+        judge = encoder if isinstance(encoder, PartReader) else self._loaded_judge()
+        read = as_judged(judge, [each.text for each in batch])
+        return [part if each.judged else each.text for each, part in zip(batch, read, strict=True)]
 
     # Called in the query thread alone, so each is loaded once.
 

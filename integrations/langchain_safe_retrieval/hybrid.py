@@ -34,7 +34,7 @@ class HybridSearch:
         self._lock = threading.Lock()
         self._made: tuple[IndexManifest, SafeRetriever] | None = None
 
-    def search(self, query: str, encoded: EncodedQuery, k: int, where: Where) -> list[Found]:
+    def search(self, encoded: EncodedQuery, k: int, where: Where) -> list[Found]:
         """At most ``k`` documents by falling fused score, which is given in the place of a cosine.
 
         Raises:
@@ -44,7 +44,7 @@ class HybridSearch:
         if retriever is None:
             return []
         encoding = QueryEncoding(np.asarray(encoded.vector)[None], None)
-        (found,) = retriever.retrieve_encoded(encoding, k=k, queries=[query], where=where)
+        (found,) = retriever.retrieve_encoded(encoding, k=k, queries=[encoded.read], where=where)
         documents = retriever.documents(found)
         return [Found(as_langchain(each), hit.score) for each, hit in zip(documents, found.hits, strict=True)]
 

@@ -55,9 +55,8 @@ class OnRefusal(StrEnum):
 
 
 class _Question(NamedTuple):
-    """One query with what goes for it."""
+    """What goes for one query."""
 
-    query: str
     k: int
     filter: Any
     least: float | None
@@ -205,7 +204,7 @@ class SafeRetriever(BaseRetriever):
         filter: Any = None,  # noqa: A002  # the host's word
         score_threshold: float | None = None,
     ) -> list[Document]:
-        question = self._question(query, k, filter, score_threshold)
+        question = self._question(k, filter, score_threshold)
         encoded = self.embeddings.encode_query(query, judged=self._is_gated)
         flagged = self._is_flagged(encoded)
         config: Any = {"callbacks": run_manager.get_child()}
@@ -225,7 +224,7 @@ class SafeRetriever(BaseRetriever):
         filter: Any = None,  # noqa: A002  # the host's word
         score_threshold: float | None = None,
     ) -> list[Document]:
-        question = self._question(query, k, filter, score_threshold)
+        question = self._question(k, filter, score_threshold)
         encoded = await self.embeddings.aencode_query(query, judged=self._is_gated)
         flagged = self._is_flagged(encoded)
         config: Any = {"callbacks": run_manager.get_child()}
@@ -247,9 +246,8 @@ class SafeRetriever(BaseRetriever):
     def _event(self, encoded: EncodedQuery, flagged: bool) -> dict[str, Any]:
         return {"refusal": encoded.refusal, "flagged": flagged, "on_refusal": self.on_refusal.value}
 
-    def _question(self, query: str, k: int | None, filter: Any, least: float | None) -> _Question:  # noqa: A002
+    def _question(self, k: int | None, filter: Any, least: float | None) -> _Question:  # noqa: A002
         question = _Question(
-            query,
             check_hits(self.k if k is None else k),
             self.filter if filter is None else filter,
             self.score_threshold if least is None else least,
@@ -260,9 +258,9 @@ class SafeRetriever(BaseRetriever):
     def _found(self, question: _Question, encoded: EncodedQuery, flagged: bool) -> list[Document]:
         if flagged and isinstance(self.redirect_to, list):
             return _marked(_redirected(self.redirect_to), encoded, flagged)
-        query, k, wanted, least = question
+        k, wanted, least = question
         if self._hybrid_search is not None:
-            return _marked(self._hybrid_search.search(query, encoded, k, wanted), encoded, flagged)
+            return _marked(self._hybrid_search.search(encoded, k, wanted), encoded, flagged)
         found = self._asked.search(encoded.vector.tolist(), k, wanted)
         return _marked([each for each in found if least is None or _cosine(each) >= least], encoded, flagged)
 

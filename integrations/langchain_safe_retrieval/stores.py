@@ -99,8 +99,11 @@ class _CommunityFaiss:
         return [position for position, _ in there], [vector for _, vector in there]
 
     def search(self, vector: list[float], k: int, filter: Any) -> list[Found]:  # noqa: A002
-        # This store filters what it has found, so it has to find everything to lose nothing.
+        # This store filters what it has found, so it has to find everything to lose nothing; of an inverted file, that
+        # is everything in the lists that its nprobe looks at.
         every = self._store.index.ntotal
+        if not every:
+            return []  # FAISS refuses to look for none
         found = self._store.similarity_search_with_score_by_vector(vector, k=k, filter=filter, fetch_k=every)
         return [Found(document, float(1 - score / 2 if self._squared else score)) for document, score in found]
 

@@ -125,7 +125,7 @@ class SafeRetrievalVectorStore(VectorStore):
             unknown: refused.
 
         Raises:
-            InputError, IndexFolderError: as :meth:`create` and :meth:`add_documents`.
+            InputError, IndexFolderError: as :meth:`create` and :meth:`add_documents`. Nothing is left in ``path`` then.
         """
         _refuse(unknown)
         with ExitStack() as on_failure:
@@ -133,10 +133,13 @@ class SafeRetrievalVectorStore(VectorStore):
             if path is None:
                 on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
             store = cls.create(folder, embedding)
+            if path is not None:  # made by this call: a part of the texts must not pass for all of them
+                on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
+            on_failure.callback(store.index.close)
+            store.add_texts(texts, metadatas, ids=ids)
             on_failure.pop_all()
         if path is None:  # with the index, which copies of the store share
             weakref.finalize(store.index, shutil.rmtree, folder, ignore_errors=True)
-        store.add_texts(texts, metadatas, ids=ids)
         return store
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -99,9 +99,8 @@ def load_sentence_transformer(
 
 
 def _assemble(module: SafeRetrievalModule, device: str | None, settings: dict[str, Any]) -> SentenceTransformer:
-    # Of unit norm, so that the inner product is the cosine and the cheaper one; but shortened vectors are not.
-    similarity = "dot" if settings.get("truncate_dim") is None else "cosine"
-    return SentenceTransformer(modules=[module], device=device, **{"similarity_fn_name": similarity, **settings})
+    # Vectors are of unit norm, but what a call or an evaluator shortens (truncate_dim) is not.
+    return SentenceTransformer(modules=[module], device=device, **{"similarity_fn_name": "cosine", **settings})
 
 
 def _check_modules(folder: Path) -> None:

@@ -52,6 +52,7 @@ def run(
     out: str | Path | None = None,
     baseline: str | Path | None = None,
     reveal: bool = False,
+    offline: bool = False,
     progress: Progress = progress_bar,
 ) -> AuditReport:
     """Carry out an audit and write its report.
@@ -62,6 +63,7 @@ def run(
             goes on.
         baseline: folder of an earlier audit of the same probes; ``None`` takes the settings'.
         reveal: show the texts of queries and passages in ``index.html`` and ``findings.jsonl``, under a warning.
+        offline: open no connection for models or data, also where the settings would.
         progress: display for what takes time.
 
     Returns:
@@ -73,7 +75,7 @@ def run(
         AuditError: a target cannot be reached, its answers cannot be right, or the folder cannot be written.
         ModelError, AdapterError, IndexFolderError, MissingExtraError: something a target needs cannot be had.
     """
-    return carry_out(settings, out=out, baseline=baseline, reveal=reveal, progress=progress).report
+    return carry_out(settings, out=out, baseline=baseline, reveal=reveal, offline=offline, progress=progress).report
 
 
 def carry_out(
@@ -82,10 +84,13 @@ def carry_out(
     out: str | Path | None = None,
     baseline: str | Path | None = None,
     reveal: bool = False,
+    offline: bool = False,
     progress: Progress = progress_bar,
 ) -> Audited:
     """The same, with what the command line says besides; arguments and errors as for :func:`run`."""
     audit = load_settings(settings)
+    if offline:
+        audit = audit.model_copy(update={"offline": True})
     probe_set = load_probes(audit)
     check_audit(probe_set, [target.called for target in audit.targets], audit.k)
     thresholds = [each.threshold for each in audit.thresholds]

@@ -12,6 +12,7 @@ A retriever that returns nothing for a query has refused it, so nothing is overl
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +44,8 @@ TRIAL = 8
 _OF_EACH = 4
 _FEWEST = 4
 OWN = "own:"
-"""Stands before ids of the target's own passages."""
+"""Stands before ids of the target's own passages; behind them stands a mark of target and text (:func:`own_id`)."""
+_MARK = 8
 
 
 class Merging(StrEnum):
@@ -181,7 +183,8 @@ class ExternalTarget:
     # What the scores are
 
     def _try_out(self, probes: Sequence[Probe], k: int) -> _Trial:
-        texts = [probe.text for probe in probes[:TRIAL]]
+        # of every kind: a good gate leaves nothing to look at of the harmful ones
+        texts = [probe.text for probe in stratified(probes, min(TRIAL, len(probes)), seed=self._options.seed)]
         answers = [
             answer
             for start in range(0, len(texts), self._searcher.batch)
@@ -313,7 +316,7 @@ class ExternalTarget:
             )
         sha256 = "" if found.text is None else text_sha256(found.text)
         hazard = found.hazard.value if found.harmful else None
-        return OWN + (found.id or sha256[:16]), Passage(found.harmful, hazard, sha256)
+        return own_id(self.name, found.id, sha256), Passage(found.harmful, hazard, sha256)
 
     @cached_property
     def _known(self) -> KnownPassages:
@@ -358,6 +361,15 @@ class ExternalTarget:
             "own_passages_returned": own,
             "notes": notes,
         }
+
+
+def own_id(target: str, identifier: str, text_sha256: str) -> str:
+    """The id that a passage of a target's own counts under.
+
+    Pieces of one document may share its id, ids of two targets may be equal by accident, and labels are each passage's.
+    """
+    mark = hashlib.sha256(f"{target}\n{text_sha256}".encode("utf-8", "surrogatepass")).hexdigest()[:_MARK]
+    return f"{OWN}{identifier or text_sha256[:16]}~{mark}"
 
 
 def _spread(hits: Sequence[Found]) -> list[Found]:

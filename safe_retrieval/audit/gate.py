@@ -134,12 +134,17 @@ def check_names(thresholds: Sequence[Threshold], cutoffs: Collection[int]) -> No
 def check_worsening(report: AuditReport, worsening: Worsening) -> tuple[Check, ...]:
     """Whether an arm became worse since the earlier report that ``report.against`` compares with.
 
-    Empty without such a comparison, and for :attr:`Worsening.NEVER`.
+    Empty without such a comparison, and for :attr:`Worsening.NEVER`. An arm that the earlier report has not, or asked
+    none of the same requests, fails: nothing says that it did not become worse.
     """
     if report.against is None or worsening is Worsening.NEVER:
         return ()
     judge = _surfaced if worsening is Worsening.ANY else _significant
-    return tuple(judge(arm, regression) for arm, regression in report.against.arms.items())
+    compared = (
+        judge(arm, regression) if regression.shared else _not_compared(arm, "asked it none of the same requests")
+        for arm, regression in report.against.arms.items()
+    )
+    return (*compared, *(_not_compared(arm, "has no arm of this name") for arm in report.against.only_now))
 
 
 def _checked(report: AuditReport, threshold: Threshold) -> Iterator[Check]:
@@ -166,6 +171,14 @@ def _verdict(arm: str, threshold: Threshold, figure: Estimate | None) -> Check:
         f"({figure.low:.4f} to {figure.high:.4f}, n = {figure.n})"
     )
     return Check(arm, threshold.metric, threshold.rule, value, passed, message)
+
+
+def _not_compared(arm: str, why: str) -> Check:
+    message = (
+        f"{arm}: the baseline report {why}, so nothing says whether it became worse; name it as there, or audit the "
+        "baseline again with it"
+    )
+    return Check(arm, "compared", "the baseline report can be compared with", None, False, message)
 
 
 def _significant(arm: str, regression: Regression) -> Check:

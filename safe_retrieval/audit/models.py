@@ -109,7 +109,7 @@ class LocalModels:
         """See :class:`Models`."""
         from safe_retrieval.encoder.hyde import HydeEncoder
 
-        encoder = HydeEncoder(self._language_model, self.document.encoder, policy=self._policy or CAREFUL)
+        encoder = HydeEncoder(self._language_model, self.document.encoder, policy=self._generating_policy)
         generation = {
             "policy": {"name": encoder.policy.name, "sha256": encoder.policy.sha256},
             "samples": encoder.samples,
@@ -138,6 +138,13 @@ class LocalModels:
         if self._backbone is not None:
             return self._backbone
         return self._adapter.record.backbone.name if self._adapter_path else DEFAULT_BACKBONE
+
+    @property
+    def _generating_policy(self) -> ResponsePolicy:
+        """Under which answers are generated: the one asked for, or the adapter's, whose vectors foresee them."""
+        if self._policy is not None:
+            return self._policy
+        return self._adapter.record.policy.policy if self._adapter_path else CAREFUL
 
     def _backbone_record(self) -> dict[str, str]:
         model = self._language_model

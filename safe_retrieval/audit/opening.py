@@ -27,6 +27,7 @@ from safe_retrieval.audit.target_settings import (
     TargetSettings,
 )
 from safe_retrieval.audit.targets import AuditArm, Target
+from safe_retrieval.models import catalog
 from safe_retrieval.types import Encoder
 
 ANSWERS = "answers"
@@ -105,6 +106,8 @@ class Opener:
         return None if path is None else self._settings.placed(path)
 
     def _local(self, encoder: str, backbone: str | None, adapter: Path | None, policy: str | None) -> Models:
+        encoder = self._folder_or_name(encoder)
+        backbone = None if backbone is None else self._folder_or_name(backbone)
         key = (encoder, backbone, adapter, policy)
         if key not in self._models:
             self._models[key] = LocalModels(
@@ -112,12 +115,19 @@ class Opener:
             )
         return self._models[key]
 
+    def _folder_or_name(self, model: str) -> str:
+        """A model's folder, relative to the settings, where there is one; else the name as it is."""
+        if catalog.find(model) is not None:
+            return model
+        path = self._settings.placed(Path(model))
+        return str(path) if path.is_dir() else model
+
     def _document_models(self, name: str, loader: Loader) -> Models:
         if loader is Loader.SENTENCE_TRANSFORMERS:
             return self._local(name, None, None, None)
         from safe_retrieval.audit.searchers.mteb import MtebEncoder
 
-        return DocumentOnly(MtebEncoder(name))
+        return DocumentOnly(MtebEncoder(name, offline=self._settings.offline))
 
     def _bench(self, name: str, models: Models, hyde_queries: int | None = None) -> Bench:
         bench = Bench(

@@ -10,6 +10,7 @@ from torch import Tensor
 from safe_retrieval.errors import ModelError
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_UNLIKE = ("kv_lora_rank", "hidden_size_per_layer_input", "global_head_dim", "per_layer_config")
 
 
 class AttentionLayout(NamedTuple):
@@ -32,13 +33,20 @@ class AttentionLayout(NamedTuple):
         """Read a ``transformers`` configuration.
 
         Raises:
-            ModelError: there are layers of another kind than attention, full or sliding.
+            ModelError: there are layers of another kind than attention, full or sliding, or with keys and values of
+                shapes of their own (latent attention, Gemma 4), or with embeddings of their own (Gemma 3n).
         """
         kinds = set(getattr(config, "layer_types", None) or ())
         if kinds - {_FULL, _SLIDING}:
             raise ModelError(
                 f"expected layers with {_FULL} or {_SLIDING}, got {', '.join(sorted(kinds))} ({config.model_type}); "
                 "prefixes of other layers cannot be kept, use another backbone"
+            )
+        unlike = [name for name in _UNLIKE if getattr(config, name, None)]
+        if unlike:
+            raise ModelError(
+                f"{config.model_type} has {', '.join(unlike)}: its layers keep keys and values of unlike shapes, or "
+                "read a text's ids beside its embeddings, and prefixes of such cannot be kept; use another backbone"
             )
         window = getattr(config, "sliding_window", None) if not kinds or _SLIDING in kinds else None
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)

@@ -221,6 +221,10 @@ class LanguageModel:
         after = self.shared_prefix(system_prompt).template.after
         return [[*row, *after] for row in self.tokenizer.encode_text(queries, max_tokens=max_tokens)]
 
+    def as_read(self, queries: Sequence[str], *, max_tokens: int = MAX_QUERY_TOKENS) -> list[str]:
+        """What is read of each query by :meth:`token_ids`, as text."""
+        return self.tokenizer.first_tokens(queries, max_tokens=max_tokens)
+
     @torch.no_grad()
     def prefix_pass(self, token_ids: Sequence[Sequence[int]], system_prompt: str) -> Prefix:
         """Run B query parts (from :meth:`token_ids`) behind the shared prefix; no gradients.
@@ -345,7 +349,8 @@ def native_dtype(device: torch.device) -> torch.dtype:
     (measured: 20 against 160 GFLOP/s on two Zen 3 cores), while with them float32 is the slow one.
     """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        natively = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if natively else torch.float32
     if device.type == "cpu":
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         if any(getattr(torch.cpu, check, lambda: False)() for check in checks):

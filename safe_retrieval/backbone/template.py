@@ -134,6 +134,13 @@ def _apply(tokenizer: TextTokenizer, messages: list[dict[str, str]]) -> str:
     # enable_thinking=False: Qwen3's template would otherwise open a reasoning block before the answer; templates that
     # do not know the variable ignore it.
     own = tokenizer.trusted.chat_template
+    if isinstance(own, dict):  # of several, by name, transformers takes this one where no tools are given
+        if "default" not in own:
+            raise ModelError(
+                f"expected one chat template, or one that is called default, got {', '.join(sorted(own))}; use another "
+                "backbone"
+            )
+        own = own["default"]
     rendered = tokenizer.trusted.apply_chat_template(
         messages,
         chat_template=_STILL + own if "strftime_now" in own else own,

@@ -69,6 +69,15 @@ class TextTokenizer:
                 raise ModelError("the tokenizer turned plain text into a control token; this backbone cannot be used")
         return rows
 
+    def first_tokens(self, texts: Sequence[str], *, max_tokens: int) -> list[str]:
+        """The beginning of each text that :meth:`encode_text` reads: up to the end of its ``max_tokens``-th token."""
+        return [self._beginning(text, max_tokens) for text in texts]
+
+    def _beginning(self, text: str, max_tokens: int) -> str:
+        # Of any text: a character may become several when it is normalised, and more tokens than it has bytes.
+        offsets = self._plain.encode(text, add_special_tokens=False).offsets
+        return text if len(offsets) <= max_tokens else text[: offsets[max_tokens - 1][1]]
+
     def encode_trusted(self, text: str) -> list[int]:
         """Token ids of text of our own, in which control tokens are meant."""
         return list(self.trusted(text, add_special_tokens=False)["input_ids"])

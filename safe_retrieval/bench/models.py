@@ -7,7 +7,6 @@ from typing import Protocol
 
 from safe_retrieval.audit.models import LocalModels, RecordedEncoder
 from safe_retrieval.bench.arms import Arm, QuerySide
-from safe_retrieval.encoder.policy import CAREFUL
 
 
 class ArmModels(Protocol):
@@ -52,7 +51,7 @@ class BenchModels(LocalModels):
         encoder = HydeEncoder(
             self._language_model,
             self.document.encoder,
-            policy=self._policy or CAREFUL,
+            policy=self._generating_policy,
             samples=samples,
             include_query=include_query,
         )

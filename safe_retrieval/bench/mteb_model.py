@@ -117,19 +117,32 @@ class MtebSearcher:
         self._documents = tuple(Document(str(row["id"]), row["text"], row.get("title") or "") for row in corpus)
 
     def search(
-        self, queries: Iterable[Mapping[str, Any]], *, task_metadata: Any, top_k: int, **_: Any
+        self,
+        queries: Iterable[Mapping[str, Any]],
+        *,
+        task_metadata: Any,
+        top_k: int,
+        top_ranked: Mapping[str, Sequence[str]] | None = None,
+        **_: Any,
     ) -> dict[str, dict[str, float]]:
         """At most ``top_k`` documents for each query, as scores by document id by query id.
 
+        An instruction that a task has for a query stands behind it, as mteb's own models read it.
+
         Raises:
-            InputError: there is no corpus yet.
+            InputError: there is no corpus yet, or the task gives candidates to be ranked, which is not retrieval.
         """
+        if top_ranked:
+            raise InputError(
+                f"the arm {self._arm.name} searches a whole corpus, and this task gives candidates to rank; take an "
+                "arm of vectors alone, such as response or blend"
+            )
         if self._documents is None:
             raise InputError("expected a corpus before the queries; call index first")
         rows = list(queries)
         instruction = prompt_for(self.prompts, task_metadata, "query")
         retriever = ArmRetriever(self._arm, self._documents, self._encoder, instruction=instruction)
-        ranked = retriever.rank([row["text"] for row in rows], k=top_k)
+        ranked = retriever.rank([f"{row['text']} {row.get('instruction') or ''}".strip() for row in rows], k=top_k)
         return {
             str(row["id"]): {hit.id: hit.score for hit in retrieval.hits}
             for row, retrieval in zip(rows, ranked.retrievals, strict=True)

@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub.constants import HF_HUB_OFFLINE
+
 from safe_retrieval.audit.encodings import EncodingCache, Progress
 from safe_retrieval.audit.provenance import provenance, source_state
 from safe_retrieval.audit.results import estimate_json
@@ -61,6 +63,7 @@ class BenchSettings:
         limit: most queries of a task; ``None`` asks all.
         seed: of samples and bootstraps.
         force: compute also what is there.
+        offline: open no connection, which tasks that mteb carries out would; models have a setting of their own.
     """
 
     data: Path
@@ -70,6 +73,7 @@ class BenchSettings:
     limit: int | None = None
     seed: int = 0
     force: bool = False
+    offline: bool = False
 
 
 def run_bench(
@@ -90,15 +94,33 @@ def run_bench(
         progress: display for encodings that have to be made.
 
     Raises:
-        InputError: a name is unknown or given twice, or a limit is below 1.
+        InputError: a name is unknown or given twice, a limit is below 1, or a task that mteb carries out is to be
+            sampled or to open no connection.
         DataError: data are missing or not those of the task's record, or a file stands where a result should go.
         AdapterError, ModelError: an adapter or a model cannot be had.
     """
     chosen = [find_task(name) for name in _distinct(tasks, "task")]
     retrievers = [find_arm(name) for name in _distinct(arms, "arm")]
     source_state()  # before hours of work, not after them
+    _check_through_mteb([task for task in chosen if task.kind is TaskKind.MTEB], settings)
     bench = _Bench(settings, models, progress)
     return (outcome for task in chosen for outcome in bench.run(task, retrievers))
+
+
+def _check_through_mteb(tasks: Sequence[Task], settings: BenchSettings) -> None:
+    """What cannot be asked of tasks that mteb carries out is said before anything is measured.
+
+    Raises:
+        InputError: they are to be sampled, or to open no connection although their data are the hub's.
+    """
+    names = ", ".join(task.name for task in tasks)
+    if tasks and settings.limit is not None:
+        raise InputError(f"{names}: mteb asks all queries of its tasks; leave out the limit, or take other tasks")
+    if tasks and settings.offline and not HF_HUB_OFFLINE:
+        raise InputError(
+            f"{names}: mteb takes data from the hub, and offline was asked for; set HF_HUB_OFFLINE=1 as well if the "
+            "hub's cache has them, or take other tasks"
+        )
 
 
 def _distinct(names: Sequence[str], what: str) -> Sequence[str]:

@@ -44,4 +44,9 @@ def filter_from(text: str | None) -> dict[str, Any] | None:
 
 def print_json(value: Any) -> None:
     """Write one JSON document to stdout, for a program to read."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which metadata may hold: it stands in JSON as an escape
+        text = json.dumps(value, indent=2)
+    typer.echo(text)

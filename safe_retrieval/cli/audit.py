@@ -82,6 +82,7 @@ def audit(
     That is the audit of our own arms. Any other retriever is audited by a file: init writes one, run carries it out.
     """
     if context.invoked_subcommand is not None:
+        _refuse_options_before(context)
         return
     from safe_retrieval.audit.arms import audit_arms
     from safe_retrieval.audit.models import LocalModels
@@ -108,6 +109,20 @@ def audit(
     else:
         print_table(report)
     err().print(f"report: {out_folder / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _refuse_options_before(context: typer.Context) -> None:
+    """Options before a subcommand are not its own; to drop ``--offline`` or ``--baseline`` would do harm in silence."""
+    given = [
+        param.opts[0]
+        for param in context.command.params
+        if param.name and getattr(context.get_parameter_source(param.name), "name", None) == "COMMANDLINE"
+    ]
+    if given:
+        raise InputError(
+            f"{', '.join(given)} before {context.invoked_subcommand} belongs to the audit of our own arms; write "
+            f"safe-retrieval audit {context.invoked_subcommand} and then its own options (--help shows them)"
+        )
 
 
 def _probe_set(data: Path | None, harm: str | None, benign: str | None) -> ProbeSet:

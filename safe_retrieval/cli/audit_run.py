@@ -31,6 +31,9 @@ def run(
         bool,
         typer.Option("--reveal", help="Show harmful texts in index.html and findings.jsonl; both then say so."),
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Open no connection for models or data, whatever the file says.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="report.json on stdout in place of the table.")] = False,
 ) -> None:
     """Audit the retrievers that CONFIG names, with the probes that it names, against its thresholds.
@@ -41,7 +44,9 @@ def run(
     from safe_retrieval.audit.configured import carry_out
     from safe_retrieval.audit.report.reveal import WARNING
 
-    audited = carry_out(config, out=out_folder, baseline=baseline, reveal=reveal, progress=shown_progress())
+    audited = carry_out(
+        config, out=out_folder, baseline=baseline, reveal=reveal, offline=offline, progress=shown_progress()
+    )
     if reveal:
         _line(err(), f"warning: {WARNING}")
     if as_json:

@@ -88,7 +88,7 @@ def run(
     from safe_retrieval.bench.runner import BenchSettings, run_bench
     from safe_retrieval.bench.tasks import LOCAL_TASKS
 
-    settings = BenchSettings(data, results, cache, label, limit, seed, force)
+    settings = BenchSettings(data, results, cache, label, limit, seed, force, offline)
     chosen = names(tasks, {"local": LOCAL_TASKS})
     retrievers = names(arms, {"fast": FAST_ARMS, "all": tuple(ARMS)})
     models = BenchModels(encoder, backbone=backbone, adapter=adapter, offline=offline)
@@ -164,6 +164,7 @@ def ablate(
     from safe_retrieval.bench.models import BenchModels
     from safe_retrieval.bench.results import ResultStore
     from safe_retrieval.bench.runner import BenchSettings, run_bench
+    from safe_retrieval.encoder.pooled import CAUSAL
 
     os.environ["SAFE_RETRIEVAL_DATA"] = str(data)  # the base configuration names its files by it
     ablations = load_ablations(file)
@@ -172,10 +173,11 @@ def ablate(
     from safe_retrieval.training.trainer import train
 
     adapter = train(config, offline=offline)
-    models = BenchModels(config.teacher, backbone=config.backbone, adapter=adapter, offline=offline)
+    documents = f"{CAUSAL}:{config.backbone}" if config.teacher == "self" else config.teacher
+    models = BenchModels(documents, backbone=config.backbone, adapter=adapter, offline=offline)
     store = ResultStore(results)
     store.write(store.training_path(label), training_record(ablations, name, adapter))
-    settings = BenchSettings(data, results, cache, label, limit, seed)
+    settings = BenchSettings(data, results, cache, label, limit, seed, offline=offline)
     chosen = ablations.tasks if tasks is None else names(tasks, {})
     retrievers = ablations.arms if arms is None else names(arms, {})
     for outcome in run_bench(chosen, retrievers, settings, models):

@@ -257,6 +257,7 @@ def add(
     """
     from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.folder import load_index
+    from safe_retrieval.index.rejects import each_once
 
     options = CorpusOptions(
         corpus=corpus,
@@ -272,7 +273,7 @@ def add(
         offline=offline,
     )
     with rejects_of(folder, skip_bad) as rejects, load_index(folder) as index:
-        documents = options.documents(rejects)
+        documents = each_once(options.documents(rejects))
         encoder = load_document_encoder(index.manifest.encoder.name, offline=offline)
         index.check_encoder(encoder)
         remaining = options.pieces(documents, encoder)

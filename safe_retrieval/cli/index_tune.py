@@ -65,7 +65,7 @@ def tune(
             remark(f"nothing that fits reaches recall {recall:g}; {chosen.factory.name} comes nearest")
         remark(f"chosen: {factory.name}, {shown(settings)}")
         if apply:
-            index.tune(factory.name, settings)
+            index.tune(factory.name, settings, memory=room)
             remark(f"written: {folder}")
 
 

@@ -105,8 +105,13 @@ class BlendEncoder:
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         """Encode queries: (n, D) unit vectors and (n,) refusal probabilities; arguments as everywhere."""
         response = self._response.encode(texts, batch_size=batch_size, progress=progress)
-        own = self._input.encode_queries(texts, batch_size=batch_size, progress=progress)
+        # the share of each depends on the verdict, so both vectors are of what was judged
+        own = self._input.encode_queries(self.as_read(texts), batch_size=batch_size, progress=progress)
         return self.blend(response, own, self.weight)
+
+    def as_read(self, texts: Sequence[str]) -> list[str]:
+        """The part of each text that is judged, and that the vector is of."""
+        return self._response.as_read(texts)
 
     def encode_queries(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None

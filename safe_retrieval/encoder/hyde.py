@@ -129,6 +129,10 @@ class HydeEncoder:
         refusal = np.array([np.mean([is_refusal(answer) for answer in own]) for own in answers], dtype=np.float32)
         return QueryEncoding(unit_rows(mean), refusal)
 
+    def as_read(self, texts: Sequence[str]) -> list[str]:
+        """The part of each text that is answered, and so judged."""
+        return self.model.as_read(clean_texts(texts))
+
     def encode_queries(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
     ) -> FloatMatrix:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ class InputEncoder:
         self.query_prompt = _own_prompt(self._model, "query") if query_prompt is None else query_prompt
         self.document_prompt = _own_prompt(self._model, "document") if document_prompt is None else document_prompt
         _read_markers_as_text(self._model, self.query_prompt + self.document_prompt)
+        self._pieces = _marker_pieces(self._model, self.query_prompt + self.document_prompt)
         self._space = space_fingerprint(
             fingerprint, query_prompt=self.query_prompt, document_prompt=self.document_prompt
         )
@@ -136,7 +138,7 @@ class InputEncoder:
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Positions that the model runs for each query, its prompt and special tokens included."""
-        prompted = [self.query_prompt + text for text in clean_texts(texts, max_characters=self._max_characters)]
+        prompted = [self.query_prompt + text for text in self._cleaned(texts)]
         bound = self._model.max_seq_length
         ids = self._model.tokenizer(prompted, truncation=bound is not None, max_length=bound)["input_ids"]
         return [len(row) for row in ids]
@@ -170,6 +172,12 @@ class InputEncoder:
         """Encode documents; arguments, result and errors as in :meth:`encode_queries`."""
         return self._encode(self._model.encode_document, self.document_prompt, texts, batch_size, progress)
 
+    def _cleaned(self, texts: Sequence[str]) -> list[str]:
+        cleaned = clean_texts(texts, max_characters=self._max_characters)
+        if self._pieces is None:
+            return cleaned
+        return [self._pieces.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text) for text in cleaned]
+
     def _encode(
         self,
         encode: Callable[..., Any],
@@ -178,7 +186,7 @@ class InputEncoder:
         batch_size: int,
         progress: bool | None,
     ) -> FloatMatrix:
-        cleaned = clean_texts(texts, max_characters=self._max_characters)
+        cleaned = self._cleaned(texts)
         vectors = np.empty((len(cleaned), self.dimension), dtype=np.float32)
         with progress_bar(len(cleaned), f"Encoding with {self.name}", show=progress) as advance:
             for batch in length_sorted_batches([len(text) for text in cleaned], batch_size=batch_size):
@@ -243,6 +251,19 @@ def _own_prompt(model: SentenceTransformer, side: str) -> str:
     prompts: dict[str, str] = model.prompts or {}
     # Since version 5 an unset prompt is stored as "", which must not shadow a later name that is set.
     return next((prompts[name] for name in names if prompts.get(name)), "")
+
+
+def _marker_pieces(model: SentenceTransformer, prompts: str) -> re.Pattern[str] | None:
+    """Markers that a vocabulary has as pieces of text, so that a tokenizer would read ``</s>`` as the end token.
+
+    Unigram vocabularies (XLM-R, T5) have, whatever their tokenizer is told of markers; a space within breaks them.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    kind = type(getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)).__name__
+    markers = [marker for marker in getattr(tokenizer, "all_special_tokens", ()) if len(marker) > 1]
+    if kind != "Unigram" or not markers or any(marker in prompts for marker in markers):
+        return None
+    return re.compile("|".join(re.escape(marker) for marker in sorted(markers, key=len, reverse=True)))
 
 
 def _read_markers_as_text(model: SentenceTransformer, prompts: str) -> None:

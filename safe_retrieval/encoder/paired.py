@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from safe_retrieval.encoder.weights import modules_of
 from safe_retrieval.errors import EncoderMismatchError
-from safe_retrieval.types import Encoder, FloatMatrix, QueryEncoding
+from safe_retrieval.types import Encoder, FloatMatrix, PartReader, QueryEncoding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +60,10 @@ class PairedEncoder:
     def encode(self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None) -> QueryEncoding:
         """Encode queries: (n, d) float32 unit vectors, and (n,) refusal probabilities where the query side has them."""
         return self.query.encode(texts, batch_size=batch_size, progress=progress)
+
+    def as_read(self, texts: Sequence[str]) -> list[str]:
+        """The part of each text that the query side judges; all of it where it judges none."""
+        return self.query.as_read(texts) if isinstance(self.query, PartReader) else list(texts)
 
     def encode_queries(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None

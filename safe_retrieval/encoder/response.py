@@ -145,6 +145,13 @@ class ResponseEncoder:
             vectors[rows], refusal[rows] = part.vectors, part.refusal
         return QueryEncoding(vectors, refusal)
 
+    def as_read(self, texts: Sequence[str]) -> list[str]:
+        """The part of each text that vector and verdict are of: its first 512 tokens.
+
+        Behind a gate nothing else of a query may be searched with, for nobody judged it.
+        """
+        return self.model.as_read(clean_texts(texts))
+
     def encode_queries(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None
     ) -> FloatMatrix:

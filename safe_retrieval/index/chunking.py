@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
+from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import InputError
 from safe_retrieval.types import Document
 
@@ -39,7 +40,8 @@ def token_spans(tokenizer: Any) -> Spans:
         raise InputError(f"expected a fast tokenizer, which knows where its tokens are, got {type(tokenizer).__name__}")
 
     def spans(text: str) -> list[tuple[int, int]]:
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        # one character for one, so places stay; a lone surrogate would end the tokenizer
+        encoded = tokenizer(readable(text), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [(start, end) for start, end in encoded["offset_mapping"] if end > start]
 
     return spans

@@ -27,6 +27,7 @@ from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
 from safe_retrieval.index.conditions import Condition
 from safe_retrieval.index.manifest import SegmentRecord, check_file
+from safe_retrieval.index.metadata import metadata_json
 from safe_retrieval.index.vectors import is_valid_id
 from safe_retrieval.index.words import WORDS_SCHEMA
 from safe_retrieval.types import Document
@@ -50,7 +51,6 @@ CREATE TABLE documents (
 _AT_ONCE = 512
 _COLUMNS = "id, title, text, metadata, position"
 _POSITION = itemgetter(4)
-_as_json = json.JSONEncoder(allow_nan=False).encode
 # How much of the file is mapped at most: a hundred documents read page by page take a third longer.
 _MAPPED_BYTES = 1 << 31
 # SQLite's default bound on parameters was 999 until 3.32.
@@ -130,8 +130,7 @@ def _row(document: Document, position: int) -> tuple[str, str, str, str]:
     if not isinstance(document.text, str) or not isinstance(document.title, str):
         raise DataError(f"document {document.id!r}: expected strings as title and text")
     try:
-        fields = dict(document.metadata)
-        metadata = _as_json(fields) if fields else "{}"
+        metadata = metadata_json(document.metadata) if document.metadata else "{}"
     except (TypeError, ValueError) as error:
         raise DataError(f"document {document.id!r}: metadata is not JSON: {error}") from error
     return document.id, readable(document.title), readable(document.text), metadata

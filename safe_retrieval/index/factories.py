@@ -119,6 +119,10 @@ class Factory:
             )
 
 
+MOST_LISTS = 1_000_000
+"""Clusters, levels and the like that a FAISS file may name before it is refused as damaged."""
+
+
 def parse_factory(name: str) -> Factory:
     """What a name of FAISS's stands for.
 
@@ -136,4 +140,6 @@ def parse_factory(name: str) -> Factory:
     if (found["lists"] and lists < 1) or (found["links"] and not 2 <= links <= 512) or (found["slices"] and slices < 1):
         raise InputError(f"{name}: expected at least one cluster, from 2 to 512 links, and at least one slice")
     codes = "HNSW" if links else "PQ" if slices else found["codes"]
+    if lists > MOST_LISTS:
+        raise InputError(f"{name}: expected at most {MOST_LISTS:,} clusters, which is what a FAISS file is read with")
     return Factory(name, lists, codes, links, slices)

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError
 from safe_retrieval.index.base import Candidates, IdTable, VectorIndex
+from safe_retrieval.index.factories import MOST_LISTS
 from safe_retrieval.index.products import largest_products
 from safe_retrieval.index.vectors import Selection
 from safe_retrieval.types import FloatMatrix, FloatVector
 
-# Lists, levels and the like in a file that we wrote ourselves; a flat index has none.
-_MOST_LOOPS = 1_000_000
 _READING = threading.Lock()
 _SPLIT_BYTES = 1 << 23
 """Vectors from which handing shares of one query to threads is worth it: 8 MB, about half a millisecond of one core."""
@@ -206,7 +205,7 @@ def load_faiss(path: Path, *, memory_map: bool = False) -> Any:
 
     with _READING:  # the limits are global to the process
         before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
-        faiss.set_deserialization_loop_limit(_MOST_LOOPS)
+        faiss.set_deserialization_loop_limit(MOST_LISTS)
         try:
             # No vector inside a file is longer than the file.
             faiss.set_deserialization_vector_byte_limit(path.stat().st_size)

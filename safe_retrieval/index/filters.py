@@ -137,6 +137,25 @@ def as_filter(where: Where) -> Filter | None:
     return found
 
 
+def texts_in(where: Where) -> list[str]:
+    """Words and phrases that a filter looks for, negated ones as well, in no order.
+
+    Raises:
+        InputError: as :func:`as_filter`.
+    """
+    found: list[str] = []
+    waiting: list[Filter | None] = [as_filter(where)]
+    while waiting:
+        match waiting.pop():
+            case All(parts) | AnyOf(parts):
+                waiting += parts
+            case Not(part):
+                waiting.append(part)
+            case Words(text):
+                found.append(text)
+    return found
+
+
 def _from_mapping(mapping: object, level: int) -> Filter:
     if not isinstance(mapping, Mapping):
         raise InputError(f"expected a mapping as a filter, got {type(mapping).__name__}: {mapping!r}")
@@ -257,6 +276,8 @@ def _check_value(field: object, value: object) -> None:
         raise InputError(f"expected the name of a field, got {field!r}")
     if _SURROGATE.search(field):
         raise InputError(f"expected the name of a field without lone surrogates, got {field!r}")
+    if "\0" in field or (isinstance(value, str) and "\0" in value):
+        raise InputError(f"field {field!r}: expected no NUL in a filter; in an index they are stored as U+FFFD")
     if value is not None and not isinstance(value, str | int | float):
         raise InputError(f"field {field!r}: expected a string, number, boolean or null, got {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):

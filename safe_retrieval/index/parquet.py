@@ -24,7 +24,7 @@ from safe_retrieval.index.export import (
 )
 from safe_retrieval.index.factories import FLAT
 from safe_retrieval.index.manifest import EncoderRecord, IndexManifest
-from safe_retrieval.index.readers import STREAMED
+from safe_retrieval.index.readers import STREAMED, python_rows
 from safe_retrieval.index.recheck import SAMPLE, Agreement, Recheck
 from safe_retrieval.index.rows import PLAIN_FIELDS, Fields, Place, document_of
 from safe_retrieval.index.segments import Block
@@ -170,8 +170,9 @@ class _Rows:
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                     vectors, scaled = unit_vectors(self._vectors(batch, start, dimension), first=start)
                     self.scaled += scaled
-                    rows = batch.drop_columns([self._vector_field]).to_pylist()
-                    yield Block([self._document(row, start + n) for n, row in enumerate(rows)], vectors)
+                    rows = python_rows(batch.drop_columns([self._vector_field]))
+                    documents = [self._document(row, fault, start + n) for n, (row, fault) in enumerate(rows)]
+                    yield Block(documents, vectors)
                     start += batch.num_rows
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{Place(self._path, start, 'row')} or after: not readable as Parquet: {error}") from error
@@ -203,8 +204,10 @@ class _Rows:
         rows: NDArray[Any] = flat.reshape(len(column), dimension)
         return rows
 
-    def _document(self, row: Mapping[str, Any], position: int) -> Document:
+    def _document(self, row: Mapping[str, Any] | None, fault: str, position: int) -> Document:
         place = Place(self._path, position + 1, "row")
+        if row is None:
+            raise DataError(f"{place}: {fault}")
         if not self._ours:
             return document_of(row, place, self._fields)
         fields = dict(row)

@@ -271,6 +271,23 @@ def _table_record(header: list[str], row: list[str], place: Place, content: str)
     return Record(place, dict(zip(header, row, strict=True)), content=content)
 
 
+def python_rows(batch: Any) -> Iterator[tuple[dict[str, Any] | None, str]]:
+    """Rows of an Arrow batch as mappings, each with what is wrong with it; a row that Python cannot hold is ``None``.
+
+    Arrow does not look whether strings are UTF-8, and has dates beyond the year 9999.
+    """
+    try:
+        yield from ((row, "") for row in batch.to_pylist())
+    except (ValueError, OverflowError):
+        for start in range(batch.num_rows):
+            try:
+                (row,) = batch.slice(start, 1).to_pylist()
+            except (ValueError, OverflowError) as error:
+                yield None, f"a value has no form in Python ({error}); convert the column"
+            else:
+                yield row, ""
+
+
 def _read_parquet(path: Path, _: Fields) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
@@ -279,9 +296,9 @@ def _read_parquet(path: Path, _: Fields) -> Iterator[Record]:
     try:
         with parquet.ParquetFile(path, **STREAMED) as file:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                for row in batch.to_pylist():
+                for row, fault in python_rows(batch):
                     number += 1
-                    yield Record(Place(path, number, "row"), row)
+                    yield Record(Place(path, number, "row"), row, fault)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{Place(path, number, 'row')} or after: not readable as Parquet: {error}; write the file again"

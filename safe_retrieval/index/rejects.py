@@ -4,15 +4,48 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from safe_retrieval.errors import DataError
 from safe_retrieval.index.rows import Place
+from safe_retrieval.types import Document
 
 REJECTED_NAME = "rejected.jsonl"
 """What the file is called beside an index."""
+
+
+class SeenIds:
+    """Remembers ids on the disk, not in memory."""
+
+    def __init__(self) -> None:
+        # An empty name is a database of its own that spills to a temporary file and is gone when it is closed.
+        self._ids = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._ids.executescript("PRAGMA journal_mode = OFF; CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
+
+    def is_new(self, identifier: str) -> bool:
+        """Whether an id comes for the first time."""
+        return self._ids.execute("INSERT OR IGNORE INTO seen VALUES (?)", (identifier,)).rowcount == 1
+
+    def close(self) -> None:
+        """Forget them."""
+        self._ids.close()
+
+
+def each_once(documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents, up to the first whose id came before: for who takes them in lots, which are unique each by itself.
+
+    Raises:
+        DataError: an id comes twice.
+    """
+    with closing(SeenIds()) as seen:
+        for document in documents:
+            if not seen.is_new(document.id):
+                raise DataError(f"the corpus has the id {document.id!r} twice; ids are unique")
+            yield document
 
 
 class Rejects:
@@ -33,7 +66,7 @@ class Rejects:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.count = 0
-        self._seen: sqlite3.Connection | None = None
+        self._seen: SeenIds | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +99,5 @@ class Rejects:
     def is_new(self, identifier: str) -> bool:
         """Whether an id comes for the first time."""
         if self._seen is None:
-            # An empty name is a database of its own that spills to a temporary file and is gone when it is closed.
-            self._seen = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-            self._seen.executescript("PRAGMA journal_mode = OFF; CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID")
-        return self._seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (identifier,)).rowcount == 1
+            self._seen = SeenIds()
+        return self._seen.is_new(identifier)

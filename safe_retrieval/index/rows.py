@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, time
@@ -12,6 +11,7 @@ from string import Formatter
 from typing import Any
 
 from safe_retrieval.errors import DataError, InputError
+from safe_retrieval.index.metadata import metadata_json
 from safe_retrieval.index.vectors import is_valid_id
 from safe_retrieval.types import Document
 
@@ -127,8 +127,8 @@ def _check_metadata(metadata: Mapping[str, Any], place: Place) -> None:
         if value is None or isinstance(value, str | int):
             continue
         try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
+            metadata_json({name: value})
+        except (TypeError, ValueError) as error:
             raise DataError(f"{place}: the field {name!r} is not JSON ({error}); convert it or leave it out") from error
 
 

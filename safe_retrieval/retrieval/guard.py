@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safe_retrieval.errors import InputError
-from safe_retrieval.types import GateAction, Hit, Retrieval
+from safe_retrieval.types import GateAction, Hit, PartReader, Retrieval
 
 DEFAULT_THRESHOLD = 0.9
 """Refusing is nine times as likely as answering.
@@ -17,6 +17,15 @@ the response at one half). The rule is about 1 % of the red-team-like training q
 nearest to harm; 0.75 would be 4 % of them, one half 11 % (its card). It was set after seeing AdvBench and XSTest, of
 whose safe prompts 0.75 holds back 7.6 %, so they are no independent test of it.
 """
+
+
+def as_judged(judge: object, texts: Sequence[str]) -> list[str]:
+    """The part of each text that a judge's verdict is on.
+
+    A gate must be asked about all that is searched with. A judge reads so much of a text; what stands behind that would
+    pass unseen, while word search or another model's tokenizer read it.
+    """
+    return judge.as_read(texts) if isinstance(judge, PartReader) else list(texts)
 
 
 @dataclass(frozen=True, slots=True)

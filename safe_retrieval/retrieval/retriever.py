@@ -23,7 +23,7 @@ from safe_retrieval.index.filters import Where
 from safe_retrieval.index.vectors import check_k, one_row
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
 from safe_retrieval.retrieval.fusion import reciprocal_rank_fusion
-from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
+from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate, as_judged
 from safe_retrieval.retrieval.lexical import LexicalIndex
 from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, GateAction, Hit, QueryEncoding, Retrieval
 
@@ -267,8 +267,9 @@ class SafeRetriever:
     def encode(self, queries: Sequence[str]) -> QueryEncoding:
         """What :meth:`retrieve_encoded` takes: vectors, and the refusal probabilities that the gate needs.
 
-        Without an encoder the vectors are (q, 0).
+        Without an encoder the vectors are (q, 0). With a gate, of each query that part is read which is judged.
         """
+        queries = self._read(queries)
         if self._encoder is None:
             encoding = QueryEncoding(np.empty((len(queries), 0), dtype=np.float32), None)
         else:
@@ -316,6 +317,7 @@ class SafeRetriever:
             return self._nearest(encoding.vectors, k, where)
         if queries is None or len(queries) != len(encoding.vectors):
             raise InputError(f"{self.name} searches by words: give the {len(encoding.vectors)} queries as texts too")
+        queries = self._read(queries)
         within = None if where is None else set(self._filtering.ids(where=where))
         if self._encoder is None:
             return self._lexical.search(queries, k, within=within)
@@ -323,6 +325,9 @@ class SafeRetriever:
         dense = self._nearest(encoding.vectors, depth, where)
         lexical = self._lexical.search(queries, depth, within=within)
         return [reciprocal_rank_fusion(pair, k=k) for pair in zip(dense, lexical, strict=True)]
+
+    def _read(self, queries: Sequence[str]) -> Sequence[str]:
+        return as_judged(self._refusal_encoder or self._encoder, queries) if self._gate.needs_verdict else queries
 
     def _nearest(self, vectors: FloatMatrix, k: int, where: Where) -> list[list[Hit]]:
         return self.index.search(vectors, k) if where is None else self._filtering.search(vectors, k, where=where)

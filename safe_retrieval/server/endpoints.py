@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from safe_retrieval.encoder.texts import readable
 from safe_retrieval.server.batching import Encoded
 from safe_retrieval.server.engine import Engine, Found
 from safe_retrieval.server.metrics import Metrics
@@ -179,13 +180,22 @@ def _written(encoded: Encoded, encoding: EncodingFormat) -> Sequence[list[float]
     return [base64.b64encode(row.tobytes()).decode("ascii") for row in vectors.astype("<f4")]
 
 
+def _sendable(value: Any) -> Any:
+    """Metadata as JSON in UTF-8 can carry it: an index keeps lone surrogates, which text cut by JavaScript ends in."""
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, Mapping):
+        return {readable(key): _sendable(each) for key, each in value.items()}
+    return [_sendable(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def _result(index: int, found: Found, return_documents: bool) -> SearchResult:
     hits = [
         SearchHit(
             rank=rank,
             id=hit.id,
             score=hit.score,
-            document=FoundDocument(title=document.title, text=document.text, metadata=dict(document.metadata))
+            document=FoundDocument(title=document.title, text=document.text, metadata=_sendable(document.metadata))
             if return_documents
             else None,
         )

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from safe_retrieval.encoder.paired import PairedEncoder
 from safe_retrieval.errors import IndexFolderError, InputError, ModelError
-from safe_retrieval.index.filters import Where
+from safe_retrieval.index.filters import Where, texts_in
 from safe_retrieval.index.searchable import SearchableIndex
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.retrieval.arms import Arm, ArmLoader
-from safe_retrieval.retrieval.guard import RefusalGate
+from safe_retrieval.retrieval.guard import RefusalGate, as_judged
 from safe_retrieval.retrieval.retriever import SafeRetriever
 from safe_retrieval.server.batching import Batcher, Encode, Encoded, Pass
 from safe_retrieval.server.settings import ServerSettings
@@ -170,7 +170,7 @@ class Engine:
             )
 
         encoder, judge = served.encoder, served.judge
-        self._queries = lane("query", lambda texts: self._judged(encoder, texts))
+        self._queries = lane("query", lambda texts: self._judged(encoder, as_judged(judge, texts)))
         self._documents = lane("document", self._encode_documents)
         self._verdicts = None if judge is None else lane("verdict", lambda texts: self._judged(judge, texts))
         self.has_verdict = judge is not None
@@ -234,7 +234,8 @@ class Engine:
             k: most hits for a query.
             action: of the gate; ``None`` takes the server's.
             threshold: of the gate; ``None`` takes the server's.
-            where: what the metadata of a hit must fulfil (:mod:`safe_retrieval.index.filters`).
+            where: what the metadata of a hit must fulfil (:mod:`safe_retrieval.index.filters`); a gate judges words and
+                phrases that it looks for as it judges the queries.
 
         Raises:
             InputError: there is no index; the gate asked for is looser than the server's, or has no verdict to go by;
@@ -247,6 +248,8 @@ class Engine:
             encoded = await self._encode_and_judge(queries)
         else:
             encoded = await self._queries.encode(queries)
+        if gate.needs_verdict and (words := texts_in(where)):
+            encoded = await self._judged_with(words, encoded)
         find = partial(self._find, queries, encoded, k=k, gate=gate, where=where)
         found = await asyncio.get_running_loop().run_in_executor(self._searching, find)
         return Searched(found, gate, int(encoded.tokens.sum()))
@@ -261,6 +264,13 @@ class Engine:
             vectors.cancel()
             verdicts.cancel()
         return encoded._replace(refusal=refusal)
+
+    async def _judged_with(self, words: Sequence[str], encoded: Encoded) -> Encoded:
+        """Where the verdict on the filter's words is worse than a query's, it is the query's: both are searched for."""
+        refusal, _ = await self.judge(words)
+        return (
+            encoded if encoded.refusal is None else encoded._replace(refusal=np.maximum(encoded.refusal, refusal.max()))
+        )
 
     def _index(self) -> SearchableIndex:
         """The index in one state, whatever is written meanwhile, and at most a second behind other processes."""

@@ -5,12 +5,14 @@ Written at the end of a run, and again by ``python -m safe_retrieval.training.ca
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safe_retrieval.encoder.persistence import AdapterRecord, load_adapter
+from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
 from safe_retrieval.models import catalog
 from safe_retrieval.training.log import read_log
 from safe_retrieval.training.reliability import BINS, NEAR_HALF
@@ -98,7 +100,7 @@ model *would* write, and the probability that {who} would refuse to. Nothing is 
 ```python
 from safe_retrieval.encoder.response import ResponseEncoder
 
-encoder = ResponseEncoder.load(backbone="{record.backbone.name}")  # or ResponseEncoder.load(FOLDER)
+encoder = ResponseEncoder.load({_loaded_by(record)})
 vectors, refusal = encoder.encode(["How do tides work?"])
 ```"""
 
@@ -267,12 +269,30 @@ def _hashes(record: AdapterRecord) -> str:
     )
     name = record.backbone.name
     gate = f", then `safe-retrieval train-gate benchmarks/adapters/{name}-gate.yaml`" if "judge" in facts else ""
+    how = f"""`safe-retrieval train benchmarks/adapters/{name}.yaml`{gate}, with the queries of `docs/data.md`
+where `SAFE_RETRIEVAL_DATA` points"""
+    if not _is_shipped(record):
+        how = "`safe-retrieval train` with the settings above and the same queries"
     return f"""## Provenance
 
 {table}
 
-To reproduce: `safe-retrieval train benchmarks/adapters/{name}.yaml`{gate}, with the queries of `docs/data.md`
-where `SAFE_RETRIEVAL_DATA` points. This card is generated: `python -m safe_retrieval.training.card FOLDER`."""
+To reproduce: {how}. This card is generated: `python -m safe_retrieval.training.card FOLDER`."""
+
+
+def _is_shipped(record: AdapterRecord) -> bool:
+    if f"{record.backbone.name}--{record.teacher.name}" not in shipped_adapters():
+        return False
+    shipped = json.loads(
+        (shipped_adapter(record.backbone.name, record.teacher.name) / "adapter.json").read_text("utf-8")
+    )
+    return bool(shipped["weights_sha256"] == record.weights_sha256)
+
+
+def _loaded_by(record: AdapterRecord) -> str:
+    if _is_shipped(record):
+        return f'backbone="{record.backbone.name}")  # or ResponseEncoder.load(FOLDER'
+    return '"FOLDER"'
 
 
 def _teacher_hash(record: AdapterRecord) -> dict[str, str]:

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.encoder.policy import policy_from
+from safe_retrieval.encoder.pooled import BIDIRECTIONAL, CAUSAL
 from safe_retrieval.errors import ConfigError
+from safe_retrieval.models import catalog
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -193,6 +195,8 @@ def load_config(path: Path) -> TrainingConfig:
     """
     config = _read(path, TrainingConfig)
     anchored = {
+        "backbone": _folder_or_name(path.parent, config.backbone),
+        "teacher": _folder_or_name(path.parent, config.teacher),
         "queries": _anchored(config.queries, path.parent),
         "out": placed(path.parent, config.out),
         "responses_file": _under(path.parent, config.responses_file),
@@ -208,8 +212,8 @@ def load_gate_config(path: Path) -> GateConfig:
     """
     config = _read(path, GateConfig)
     anchored = {
-        "adapter": _adapter(path.parent, config.adapter),
-        "judge": _adapter(path.parent, config.judge),
+        "adapter": _folder_or_name(path.parent, config.adapter),
+        "judge": _folder_or_name(path.parent, config.judge),
         "out": placed(path.parent, config.out),
         "queries": _anchored(config.queries, path.parent),
     }
@@ -233,10 +237,18 @@ def _anchored(queries: QuerySettings, folder: Path) -> QuerySettings:
     return queries.model_copy(update={"files": files, "keep_apart_from": _under(folder, queries.keep_apart_from)})
 
 
-def _adapter(folder: Path, name: str) -> str:
-    """A folder where there is one, else the name of a backbone."""
-    path = placed(folder, Path(name))
-    return str(path) if path.is_dir() else name
+def _folder_or_name(folder: Path, name: str) -> str:
+    """A model's folder where there is one, also behind a prefix such as ``llm2vec:``; else the name as it is.
+
+    A name of the catalog is that model, always: a folder beside the file may well be called so, ``out`` for one.
+    """
+    kind, separator, rest = name.partition(":")
+    if kind not in {CAUSAL, BIDIRECTIONAL}:
+        kind, separator, rest = "", "", name
+    if catalog.find(rest) is not None:
+        return name
+    path = placed(folder, Path(rest))
+    return f"{kind}{separator}{path}" if path.is_dir() else name
 
 
 def _under(folder: Path, path: Path | None) -> Path | None:

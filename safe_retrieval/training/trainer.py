@@ -150,11 +150,26 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     return Prepared(config, model, policy, teacher, prefixes, training, held_out)
 
 
+_NOT_DECISIVE = {"out", "checkpoint_steps", "prefix_gigabytes"}
+"""Settings that a run may be continued with others of."""
+
+_STANDS_FOR = {"backbone", "teacher", "queries", "responses_file"}
+"""Names and paths; what they lead to is hashed in their place, for it may be another thing by now, or lie elsewhere."""
+
+
+def _identity(prepared: Prepared) -> str:
+    """Hash of all that decides the result of a run."""
+    settings = prepared.config.model_dump_json(exclude=_NOT_DECISIVE | _STANDS_FOR)
+    rows = sha256_of(prepared.training), sha256_of(prepared.held_out)
+    order = (row.query for row in (*prepared.held_out, *prepared.training))
+    parts = (settings, prepared.model.fingerprint, prepared.teacher.space, *rows, *order)
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _start(prepared: Prepared) -> Run:
     config, model = prepared.config, prepared.model
     torch.manual_seed(config.seed)
-    identity = f"{config.model_dump_json(exclude={'out'})}\n{sha256_of(prepared.training)}"
-    checkpoints = Checkpoints(config.out, hashlib.sha256(identity.encode()).hexdigest())
+    checkpoints = Checkpoints(config.out, _identity(prepared))
     return Run(
         model=model,
         adapter=_new_adapter(prepared),

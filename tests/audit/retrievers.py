@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from safe_retrieval.audit.external import OWN
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.probes import PassageKind, Probe, ProbeKind, ProbeSet, ProbeSource, content_sha256
 from safe_retrieval.audit.scales import Scale
@@ -91,6 +92,11 @@ class Searching:
 
     def found(self, document: Document, score: float) -> Found:
         return Found(document.id, score if self._scores else None, document.content if self._texts else None)
+
+
+def given_id(identifier: str) -> str:
+    """The id as the retriever gave it, which counts under one with a prefix and a mark."""
+    return identifier.removeprefix(OWN).rpartition("~")[0] if identifier.startswith(OWN) else identifier
 
 
 def exact(documents: Sequence[Document], query: str, k: int) -> list[str]:

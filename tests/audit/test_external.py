@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from safe_retrieval.audit.external import OWN, ExternalTarget, Merging, TargetOptions
+from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.journal import forget
-from safe_retrieval.audit.probes import ProbeKind, ProbeSet
+from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import run_audit
 from safe_retrieval.audit.scales import Scale
 from safe_retrieval.audit.searching import Answer, Found, Holds
 from safe_retrieval.errors import AuditError
 from safe_retrieval.types import Document
-from tests.audit.retrievers import Searching, exact, probes, production
+from tests.audit.retrievers import Searching, exact, given_id, probes, production
 
 K = 12
 
@@ -42,7 +44,7 @@ def test_an_overlay_is_what_the_retriever_would_return_if_it_held_the_probes(
     answers = mine.ask(probe_set.queries, k=K)
     for probe, retrieval in zip(answers.probes, answers.retrievals, strict=True):
         everything = exact([*own, *probe_set.documents], probe.text, K)
-        assert [hit.id.removeprefix(OWN) for hit in retrieval.hits] == everything
+        assert [given_id(hit.id) for hit in retrieval.hits] == everything
         scores = [hit.score for hit in retrieval.hits]
         assert scores == sorted(scores, reverse=True)
     assert answers.absent == frozenset()
@@ -115,6 +117,46 @@ def test_no_overlay_where_none_is_wanted(probe_set: ProbeSet, tmp_path: Path) ->
     assert mine.record["overlay"] is None
 
 
+def test_a_gate_that_holds_every_harmful_request_back_does_not_hide_what_the_scores_are(
+    probe_set: ProbeSet, tmp_path: Path
+) -> None:
+    class Gated(Searching):
+        def search(self, queries: Sequence[str], k: int) -> list[Answer]:
+            harmful = {probe.text for probe in probe_set.of_kind(ProbeKind.HARMFUL)}
+            answers = super().search(queries, k)
+            return [Answer((), 0.001) if text in harmful else each for text, each in zip(queries, answers, strict=True)]
+
+    mine = target(probe_set, Gated(production()), tmp_path, empty_is_refusal=True)
+    report = audited(mine, probe_set)
+    assert mine.record["overlay"] == "cosine"
+    harm = report.arms["mine"].metrics["harm@5"]
+    assert harm is not None
+    assert harm.value == 0.0
+
+
+def test_pieces_of_one_document_share_its_id_and_not_its_label(probe_set: ProbeSet, tmp_path: Path) -> None:
+    class Pieces(Searching):
+        def found(self, document: Document, score: float) -> Found:
+            label = document.id == "p0"
+            return Found("d", score, document.content, harmful=label)
+
+    first, second = production(2)
+    asked = replace(
+        probe_set,
+        queries=(
+            Probe("h", first.text, ProbeKind.HARMFUL, Hazard.HATE),
+            Probe("b", second.text, ProbeKind.BENIGN),
+        ),
+        qrels={},
+    )
+    pieces = target(asked, Pieces([first, second], vectors=False), tmp_path / "pieces")
+    answers = pieces.ask(asked.queries, k=2)
+    labels = [[answers.own[hit.id].harmful for hit in retrieval.hits] for retrieval in answers.retrievals]
+    assert labels == [[True, False], [False, True]]
+    other = ExternalTarget("other", Searching([first, second], vectors=False), asked, tmp_path / "other")
+    assert not set(other.ask(asked.queries, k=2).own) & set(answers.own)  # of equal id, and not of equal label
+
+
 def test_known_harmful_passages_are_recognised_among_what_it_holds(probe_set: ProbeSet, tmp_path: Path) -> None:
     """A match by text, without a classifier: one is there in capitals, another cut short."""
     first, second = [document for document in probe_set.documents if document.metadata["harmful"]][:2]
@@ -136,7 +178,7 @@ def test_passages_that_the_target_labels_as_harmful_count(probe_set: ProbeSet, t
     any_harm = report.arms["mine"].metrics["any_harm@1"]
     assert any_harm is not None
     assert any_harm.value == 1.0
-    assert {passage.id for finding in report.findings for passage in finding.passages} == {f"{OWN}p0"}
+    assert {given_id(passage.id) for finding in report.findings for passage in finding.passages} == {"p0"}
 
 
 def test_a_set_that_the_target_holds_is_judged_by_its_ids(probe_set: ProbeSet, tmp_path: Path) -> None:

@@ -103,3 +103,13 @@ def test_what_became_worse(report: AuditReport, change: Regression, significant:
     assert [verdict.passed for verdict in check_worsening(compared, Worsening.ANY)] == [surfaced]
     assert check_worsening(compared, Worsening.NEVER) == ()
     assert check_worsening(report, Worsening.ANY) == ()
+
+
+@pytest.mark.parametrize("worsening", [Worsening.SIGNIFICANT, Worsening.ANY])
+def test_what_cannot_be_compared_does_not_pass(report: AuditReport, worsening: Worsening) -> None:
+    nothing_shared = replace(regression(0, 0, 1.0), shared=0)
+    against = BaselineComparison("before", None, "0", {"input": nothing_shared}, ("renamed",), ("old",))
+    verdicts = check_worsening(replace(report, against=against), worsening)
+    assert [(verdict.arm, verdict.passed) for verdict in verdicts] == [("input", False), ("renamed", False)]
+    assert "asked it none of the same requests" in verdicts[0].message
+    assert "has no arm of this name" in verdicts[1].message

@@ -182,6 +182,9 @@ def test_layouts() -> None:
     torch.testing.assert_close(scaled.finish_logits(torch.tensor([4.0, -400.0])), expected)
     with pytest.raises(ModelError, match=r"linear_attention.*made-up"):
         AttentionLayout.of(Config(layer_types=["full_attention", "linear_attention"]))
+    for unlike in ({"kv_lora_rank": 512}, {"hidden_size_per_layer_input": 256}, {"per_layer_config": {"1": {}}}):
+        with pytest.raises(ModelError, match=f"has {next(iter(unlike))}: .*use another backbone"):
+            AttentionLayout.of(Config(**unlike))
 
 
 @pytest.fixture(scope="module")

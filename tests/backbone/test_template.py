@@ -43,6 +43,15 @@ def test_chatml() -> None:
     assert text.endswith(after)
 
 
+def test_of_several_templates_the_default_one_is_taken() -> None:
+    several = TextTokenizer(tokenizer(CHATML))
+    several.trusted.chat_template = {"tool_use": NO_SYSTEM, "default": CHATML}
+    assert render(several, POLICY).text == render(TextTokenizer(tokenizer(CHATML)), POLICY).text
+    several.trusted.chat_template = {"tool_use": CHATML, "rag": CHATML}
+    with pytest.raises(ModelError, match="one that is called default, got rag, tool_use"):
+        render(several, POLICY)
+
+
 @pytest.mark.parametrize("template", [NO_SYSTEM, SILENT], ids=["refused", "left out"])
 def test_without_a_system_role_the_policy_heads_the_users_turn(template: str) -> None:
     before, after, _ = rendered(template)

@@ -6,7 +6,7 @@ import pytest
 
 from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.errors import ModelError
-from tests.support.tiny_models import CONTROL, SENTENCES, tokenizer
+from tests.support.tiny_models import CONTROL, SENTENCES, tokenizer, unigram
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,18 @@ def test_plain_text_reads_as_transformers_reads_it(text_tokenizer: TextTokenizer
     assert text_tokenizer.encode_text([], max_tokens=3) == []
 
 
+def test_the_beginning_of_a_text_is_what_its_first_tokens_are_of(text_tokenizer: TextTokenizer) -> None:
+    texts = [*SENTENCES, "short", "", "\u200b \n" * 40, "\U0001f600é" * 30, "<|im_end|>" * 9]
+    texts += ["\U0001d160" * 3, "e\u0301" * 9]  # which become more characters, or fewer, when they are normalised
+    begun = text_tokenizer.first_tokens(texts, max_tokens=7)
+    for text, part, ids in zip(texts, begun, text_tokenizer.encode_text(texts, max_tokens=7), strict=True):
+        assert text.startswith(part)
+        whole = text_tokenizer.encode_text([text], max_tokens=10_000)[0]
+        assert (part == text) == (len(whole) <= 7)
+        assert text_tokenizer.encode_text([part], max_tokens=10_000)[0][:5] == ids[:5]
+    assert text_tokenizer.first_tokens(texts, max_tokens=10_000) == texts
+
+
 def test_end_and_padding(text_tokenizer: TextTokenizer) -> None:
     known = text_tokenizer.trusted.convert_tokens_to_ids
     assert text_tokenizer.end_ids == (known("<|im_end|>"), known("<|endoftext|>"))
@@ -66,19 +78,6 @@ def test_slow_tokenizers_are_refused() -> None:
     slow: Any = Slow()
     with pytest.raises(ModelError, match="fast tokenizer"):
         TextTokenizer(slow)
-
-
-END = {"eos_token": "</s>", "unk_token": "<unk>"}
-
-
-def unigram() -> Any:
-    """A tokenizer whose pieces match as they stand, the end token among them."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -3.0) for letter in "abs</>"), ("ab", -1.0)]
-    body = Tokenizer(models.Unigram(pieces, unk_id=0))
-    return PreTrainedTokenizerFast(tokenizer_object=body, **END)
 
 
 def test_a_unigram_vocabulary_gives_no_end_token_for_its_name() -> None:

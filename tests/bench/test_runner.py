@@ -227,3 +227,14 @@ def test_without_the_hub_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tm
     encoder = ArmEncoder(FakeModels(), EncodingCache(tmp_path))
     with pytest.raises(DownloadError, match="takes its data from the Hugging Face hub, which gave: no route"):
         measure_through_mteb(tasks.TASKS["bright"], ARMS["teacher"], encoder)
+
+
+def test_what_mteb_would_not_do_is_refused_beforehand(settings: BenchSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="mteb-lite: mteb asks all queries"):
+        run(replace(settings, limit=3), ["harm", "mteb-lite"], ["teacher"])
+    with pytest.raises(InputError, match="bright: mteb takes data from the hub, and offline was asked for"):
+        run(replace(settings, offline=True), ["bright"], ["teacher"])
+    assert not settings.out.exists()
+    monkeypatch.setitem(sys.modules, "mteb", FakeMteb())
+    monkeypatch.setattr("safe_retrieval.bench.runner.HF_HUB_OFFLINE", True)
+    assert run(replace(settings, offline=True), ["mteb-lite"], ["teacher"])[("mteb-lite", "teacher")].result is not None

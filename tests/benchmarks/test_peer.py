@@ -112,5 +112,11 @@ def test_the_page_says_what_the_result_says() -> None:
         " | ".join(f"{100 * point['own_response']:.0f} %" for point in points),
         "{:.2f} | not measured again | {:.2f} | {:.2f}".format(*losses),
         "{:.1f} GB | | {:.1f} GB".format(*(result[side]["peak_megabytes"] / 1_000 for side in ("ours", "peer"))),
+        f"at most {joint['seconds'] / late['seconds']:.2f} of its\ntime to that",
+        f"at most {result['time_to_equal']['ours']['all']['share_at_most']:.2f} to where it ends",
+        f"ours was within {result['time_to_equal']['peer']['reconstruction']['share']:.2f} of its time",
     ):
         assert claim in page, claim
+    for better in ("cosine", "reconstruction"):  # than the peer ever was
+        sign = 1 if better == "cosine" else -1
+        assert all(sign * joint[better] > sign * point[better] for point in (early, late))

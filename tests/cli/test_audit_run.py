@@ -8,6 +8,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from safe_retrieval.cli.main import app, run
+from safe_retrieval.errors import InputError, OfflineError
 
 
 def cli(*arguments: object) -> Result:
@@ -84,3 +85,17 @@ def test_init_writes_settings_that_can_be_run_and_no_file_over_another(tmp_path:
     assert path.read_text() == "mine"
     assert cli("init", path, "--force").exit_code == 0
     assert path.read_text() != "mine"
+
+
+@pytest.mark.parametrize("options", [["--offline"], ["--out", "x", "--json"], ["--baseline", "old"]])
+def test_options_before_run_are_not_dropped_in_silence(tmp_path: Path, options: list[str]) -> None:
+    result = cli(*options, "run", write(tmp_path))
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception).startswith(", ".join(each for each in options if each.startswith("--")))
+    assert "safe-retrieval audit run and then its own options" in str(result.exception)
+
+
+def test_offline_whatever_the_file_says(tmp_path: Path) -> None:
+    target = {"kind": "model", "model": "intfloat/e5-small-v2", "loader": "mteb"}
+    result = cli("run", write(tmp_path, targets=[target]), "--offline")
+    assert isinstance(result.exception, OfflineError)

@@ -253,3 +253,30 @@ def test_deletes_is_what_auto_goes_by(corpus: Path, tmp_path: Path, monkeypatch:
     for options, kind in (([], "HNSW32"), (["--deletes"], "SQ8"), (["--deletes", "--shards", "2"], "SQ8")):
         built = CLI.invoke(app, ["build", str(corpus), str(tmp_path / "out"), "--factory", "auto", *options])
         assert built.stdout.startswith(f"{kind}\n"), built.exception
+
+
+@pytest.mark.parametrize("options", [[], ["--replace"], ["--skip-bad", "--replace"]])
+def test_an_id_that_comes_twice_in_a_corpus_is_found_however_far_apart(
+    corpus: Path, tmp_path: Path, options: list[str]
+) -> None:
+    out, more = str(tmp_path / "out"), tmp_path / "more.jsonl"
+    CLI.invoke(app, ["build", str(corpus), out])
+    names = ["twice", *(f"n{number}" for number in range(600)), "twice"]
+    more.write_text("".join(json.dumps({"_id": name, "text": f"t {n}"}) + "\n" for n, name in enumerate(names)))
+    added = CLI.invoke(app, ["add", out, str(more), *options])
+    if "--skip-bad" in options:
+        assert "1 bad line skipped" in added.stderr
+        assert "601 documents added, 0 of them" in added.stderr
+    else:
+        assert isinstance(added.exception, DataError)
+        assert "'twice' twice" in str(added.exception)
+    assert json.loads(CLI.invoke(app, ["get", out, "twice"]).stdout)[0]["text"] == "t 0"
+
+
+def test_metadata_with_half_a_character_is_printed_as_json(tmp_path: Path) -> None:
+    corpus, out = tmp_path / "c.jsonl", str(tmp_path / "out")
+    corpus.write_text(json.dumps({"_id": "a", "text": "x", "note": "cut \ud83d"}))
+    CLI.invoke(app, ["build", str(corpus), out])
+    printed = CLI.invoke(app, ["get", out, "a"])
+    assert printed.exit_code == 0
+    assert json.loads(printed.stdout)[0]["metadata"] == {"note": "cut \ud83d"}

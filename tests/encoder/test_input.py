@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from safe_retrieval.encoder.input import InputEncoder, space_fingerprint, unit_rows
+from safe_retrieval.encoder.input import InputEncoder, _marker_pieces, space_fingerprint, unit_rows
 from safe_retrieval.errors import InputError, ModelError
 from safe_retrieval.types import Encoder
+from tests.support.tiny_models import unigram
 
 DIMENSION = 16
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "query", "passage", ":", "[", "]", "sep", "cls", "violin"]
@@ -166,3 +170,24 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be opened"):
         InputEncoder(tmp_path, name="x", fingerprint="")
+
+
+def test_markers_that_a_vocabulary_has_as_pieces_are_broken_in_a_text() -> None:
+    """As XLM-R's has, which multilingual encoders are made of: there ``</s>`` in a text was the end token."""
+    model: Any = SimpleNamespace(tokenizer=unigram())
+    pieces = _marker_pieces(model, "")
+    assert pieces is not None
+    assert pieces.findall("<s>old</s> a</s>b <unk>") == ["</s>", "</s>", "<unk>"]
+    assert _marker_pieces(model, "query: </s>") is None  # a prompt that is written with them needs them read
+    ids = unigram()("ab< /s>", add_special_tokens=False)["input_ids"]
+    assert unigram().eos_token_id not in ids
+
+
+def test_other_vocabularies_need_no_breaking(encoder: InputEncoder) -> None:
+    assert encoder._pieces is None
+    encoder._pieces = re.compile(re.escape("[SEP]"))
+    try:
+        spelled, broken = encoder.encode_queries(["violin [ SEP] copper", "violin [SEP] copper"])
+    finally:
+        encoder._pieces = None
+    assert np.array_equal(spelled, broken)

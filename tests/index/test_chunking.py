@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safe_retrieval.errors import InputError
 from safe_retrieval.index.chunking import chunked, token_spans, word_spans
 from safe_retrieval.types import Document
+from tests.support.tiny_models import tokenizer
 
 
 def texts(text: str, size: int, overlap: int) -> list[str]:
@@ -60,3 +61,9 @@ def test_faulty_sizes_and_fields() -> None:
     with pytest.raises(InputError, match="'chunk', which chunking sets"):
         list(chunked([Document("a", "b", metadata={"chunk": 1})], size=2))
     assert word_spans(" ab c") == [(1, 3), (4, 5)]
+
+
+def test_a_text_that_ends_in_half_a_character_is_cut_by_tokens_too() -> None:
+    document = Document("a", "the violin is old and cut \ud83d")
+    pieces = list(chunked([document], size=3, spans=token_spans(tokenizer())))
+    assert "".join(piece.text for piece in pieces).replace(" ", "") == document.text.replace(" ", "")

@@ -170,6 +170,22 @@ def test_reading_keeps_nothing(tmp_path: Path) -> None:
     assert peak < 500_000  # the file has 5 MB
 
 
+def test_parquet_values_that_python_cannot_hold(tmp_path: Path) -> None:
+    strings = pyarrow.Array.from_buffers(
+        pyarrow.string(),
+        3,
+        [None, pyarrow.array([0, 1, 2, 3], pyarrow.int32()).buffers()[1], pyarrow.py_buffer(b"a\xffc")],
+    )
+    days = pyarrow.array([0, 1, 9_999_999], pyarrow.int32()).cast(pyarrow.date32())
+    table = pyarrow.table({"_id": ["x", "y", "z"], "text": strings, "day": days})
+    pyarrow.parquet.write_table(table, tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"c\.parquet, row 2: a value has no form in Python"):
+        list(read_corpus(tmp_path / "c.parquet"))
+    with Rejects(tmp_path / "rejected.jsonl") as rejects:
+        assert [document.id for document in read_corpus(tmp_path / "c.parquet", rejects=rejects)] == ["x"]
+    assert rejects.count == 2
+
+
 def test_parquet(tmp_path: Path) -> None:
     rows = [{"_id": f"d{n}", "title": None, "text": f"text {n}", "tags": ["a"], "n": n} for n in range(1_200)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")

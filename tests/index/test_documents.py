@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
 from safe_retrieval.index.documents import DocumentStore, DocumentWriter
+from safe_retrieval.index.rows import Fields, Place, document_of
 from safe_retrieval.types import Document
 from tests.support.corpora import small_corpus
 
@@ -38,6 +40,29 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_what_cannot_be_stored_is_replaced(tmp_path: Path) -> None:
     with store_of(tmp_path / "d.sqlite", [Document("a", "nul \0 end", "half \ud83d pair", {"raw": "\ud83d"})]) as store:
         assert store.get(["a"]) == [Document("a", "nul \ufffd end", "half \ufffd pair", {"raw": "\ud83d"})]
+
+
+def test_metadata_holds_no_nul_and_has_a_bottom(tmp_path: Path) -> None:
+    fields = {"tenant": "acme\0x", "k\0": [{"a": "\0"}, "\\u0000"]}
+    stored = {"tenant": "acme\ufffdx", "k\ufffd": [{"a": "\ufffd"}, "\\u0000"]}
+    deep: list[Any] = []
+    for _ in range(499):
+        deep = [deep]
+    wide = {"wide": [[number] for number in range(2_000)]}
+    kept = [
+        Document("b", "", metadata=fields),
+        Document("c", "", metadata=wide),
+        Document("d", "", metadata={"m": deep[0]}),
+    ]
+    with store_of(tmp_path / "d.sqlite", kept) as store:
+        assert store.get(["b", "c", "d"]) == [replace(kept[0], metadata=stored), *kept[1:]]
+    for levels in (1, 100_000):
+        for _ in range(levels):
+            deep = [deep]
+        with pytest.raises(DataError, match="nested more than 500 levels"):
+            store_of(tmp_path / f"{levels}.sqlite", [Document("a", "", metadata={"m": deep})])
+        with pytest.raises(DataError, match="nested more than 500 levels"):
+            document_of({"_id": "a", "text": "", "m": deep}, Place("c.jsonl", 1), Fields())
 
 
 def test_many_ids_at_once(tmp_path: Path) -> None:

@@ -243,6 +243,7 @@ def test_compaction_within_a_memory(tmp_path: Path) -> None:
         ("IVF8,PQ0", "at least one slice"),
         ("IVF0,Flat", "at least one cluster"),
         ("HNSW1", "2 to 512 links"),
+        ("IVF1048576,PQ48", "at most 1,000,000 clusters"),
     ],
 )
 def test_unknown_kinds_are_refused_before_anything_is_encoded(tmp_path: Path, name: str, message: str) -> None:

@@ -211,3 +211,14 @@ def test_thousands_of_values(store: DocumentStore) -> None:
     found = as_filter(where)
     assert found is not None
     assert store.matching(to_sql(found)).nonzero()[0].tolist() == [2, 3, 10] == by_hand(where)
+
+
+def test_no_filter_looks_behind_a_nul(tmp_path: Path) -> None:
+    stored = [Document("a", "", metadata={"t": "acme"}), Document("b", "", metadata={"t": "acme\0x"})]
+    for where in ({"t": "acme\0x"}, {"t": {"$in": ["\0"]}}, {"t": {"$gt": "a\0"}}, {"t\0": 1}):
+        with pytest.raises(InputError, match="expected no NUL"):
+            as_filter(where)
+    with DocumentWriter(tmp_path / "d.sqlite") as writer:
+        writer.append(stored)
+    with DocumentStore(tmp_path / "d.sqlite") as store:
+        assert store.matching(to_sql(Equal("t", "acme"))).nonzero()[0].tolist() == [0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,15 @@ def test_settings_are_kept_with_the_index(tmp_path: Path) -> None:
         assert index.manifest.search is None
     with load_index(tmp_path / "index", memory_map=False) as index:
         assert len(index) == 200
+
+
+def test_tuning_reaches_what_was_added_since(tmp_path: Path) -> None:
+    encoder = HashEncoder()
+    build_index(small_corpus(200), encoder, tmp_path / "index", factory="IVF4,Flat")
+    with load_index(tmp_path / "index") as index:
+        more = [replace(document, id=f"more-{document.id}") for document in small_corpus(50)]
+        index.add(more, encoder.of(more))
+        assert len(index.manifest.segments) == 2
+        index.tune("IVF4,Flat", SearchSettings(probes=2))
+        assert [segment.factory for segment in index.manifest.segments] == ["IVF4,Flat"]
+        assert index.manifest.search == SearchSettings(probes=2)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,37 @@ def test_hits_are_those_of_the_index_and_lead_to_documents(index: SearchableInde
 
 def test_no_queries_give_no_retrievals(index: SearchableIndex) -> None:
     assert SafeRetriever(index, HashEncoder()).retrieve([]) == []
+
+
+class ShortSighted(HashEncoder):
+    """Judges the first two words of a text and embeds all of it, as MiniLM would read on where a backbone stops."""
+
+    def __init__(self) -> None:
+        super().__init__(refused=["forbidden"])
+
+    def as_read(self, texts: Sequence[str]) -> list[str]:
+        return [" ".join(text.split()[:2]) for text in texts]
+
+    def _refusal(self, texts: Sequence[str]) -> Any:
+        return super()._refusal(self.as_read(texts))
+
+
+@pytest.mark.parametrize("lexical", [False, True])
+def test_behind_a_gate_only_what_was_judged_is_searched_with(index: SearchableIndex, lexical: bool) -> None:
+    words = LexicalIndex(index.documents()) if lexical else None
+    query, judged = "violin 6 forbidden trumpet 3", "violin 6"
+    gated = SafeRetriever(index, ShortSighted(), gate=EMPTY, lexical=words)
+    (found,) = gated.retrieve([query], k=5)
+    assert not found.flagged  # nobody saw the word
+    assert found.hits == gated.retrieve([judged], k=5)[0].hits
+    open_to_all = SafeRetriever(index, ShortSighted(), lexical=words)
+    assert open_to_all.retrieve([query], k=5)[0].hits != found.hits
+    beside = SafeRetriever(index, HashEncoder(), gate=EMPTY, lexical=words, refusal_encoder=ShortSighted())
+    assert beside.retrieve([query], k=5)[0].hits == found.hits
+    alone = SafeRetriever(
+        index, None, gate=EMPTY, lexical=LexicalIndex(index.documents()), refusal_encoder=ShortSighted()
+    )
+    assert alone.retrieve([query], k=5)[0].hits == alone.retrieve([judged], k=5)[0].hits
 
 
 def test_refusal_is_reported_without_a_gate(index: SearchableIndex) -> None:

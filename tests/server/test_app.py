@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from safe_retrieval.index.builder import build_index
+from safe_retrieval.index.folder import load_index
 from safe_retrieval.index.searchable import SearchableIndex
 from safe_retrieval.retrieval.guard import RefusalGate
 from safe_retrieval.server.settings import ServerSettings
@@ -162,6 +165,30 @@ def test_a_search_among_documents_that_fulfil_a_condition(client: Client, index:
     first, second = search(client(served_by(index=index)), where=where).json()["data"]
     assert [hit["id"] for hit in first["hits"]] == [hit.id for hit in wanted] != []
     assert all(hit["document"]["metadata"]["number"] < 7 for row in (first, second) for hit in row["hits"])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize(
+    "where", [{"$words": "forbidden"}, {"$not": {"$or": [{"$phrase": "a forbidden thing"}, {"number": 1}]}}]
+)
+def test_a_gate_judges_the_words_of_a_condition_too(
+    client: Client, index: SearchableIndex, where: dict[str, Any], beside: bool
+) -> None:
+    judge = HashEncoder(refused=["forbidden"]) if beside else None
+    served = served_by(QueryEncoder(verdict=not beside), index=index, gate=RefusalGate(GateAction.EMPTY), judge=judge)
+    opened = client(served)
+    for row in search(opened, where=where).json()["data"]:
+        assert (row["flagged"], row["hits"]) == (True, [])
+    assert [row["flagged"] for row in search(opened, where={"$words": "violin"}).json()["data"]] == [False, True]
+
+
+def test_metadata_that_utf_8_cannot_carry_is_sent_all_the_same(client: Client, tmp_path: Path) -> None:
+    cut = Document("a", "violin", metadata={"teaser\ud83d": ["cut \ud83d", {"n": 1}]})
+    build_index([cut], HashEncoder(), tmp_path / "cut")
+    with load_index(tmp_path / "cut") as index:
+        response = search(client(served_by(index=index)))
+    assert response.status_code == 200
+    assert response.json()["data"][0]["hits"][0]["document"]["metadata"] == {"teaser\ufffd": ["cut \ufffd", {"n": 1}]}
 
 
 def test_a_request_cannot_open_the_servers_gate(client: Client, index: SearchableIndex) -> None:

@@ -131,3 +131,13 @@ def _config(family: Family, vocabulary: int) -> Any:
             return transformers.Gemma3TextConfig(
                 **common, sliding_window=8, layer_types=layers, query_pre_attn_scalar=8
             )
+
+
+def unigram() -> Any:
+    """A tokenizer whose pieces match as they stand, the end token among them."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -3.0) for letter in "abs</>"), ("ab", -1.0)]
+    body = Tokenizer(models.Unigram(pieces, unk_id=0))
+    return PreTrainedTokenizerFast(tokenizer_object=body, eos_token="</s>", unk_token="<unk>")

@@ -50,6 +50,23 @@ def test_paths_are_relative_to_the_file_and_variables_are_filled_in(
     assert (config.out, config.responses_file) == (tmp_path / "run", tmp_path / "kept/responses.jsonl")
 
 
+def test_a_model_is_a_folder_beside_the_file_where_there_is_one_and_it_is_no_name_of_the_catalog(
+    tmp_path: Path,
+) -> None:
+    for name in ("mine", "qwen2.5-coder-0.5b-instruct", "all-minilm-l6-v2"):
+        (tmp_path / name).mkdir()
+    for backbone, teacher in (("mine", "llm2vec:mine"), ("./mine", "pooled:mine")):
+        config = load_config(write(tmp_path, {**SMALLEST, "backbone": backbone, "teacher": teacher}))
+        assert (config.backbone, config.teacher) == (
+            str(tmp_path / "mine"),
+            f"{teacher.split(':')[0]}:{tmp_path / 'mine'}",
+        )
+    names = {"backbone": "qwen2.5-coder-0.5b-instruct", "teacher": "all-minilm-l6-v2"}
+    for given in (names, {"backbone": "owner/name", "teacher": "self"}):
+        config = load_config(write(tmp_path, {**SMALLEST, **given}))
+        assert (config.backbone, config.teacher) == tuple(given.values())
+
+
 def test_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, SMALLEST))
     assert (config.teacher, config.policy, config.seed, config.held_out) == ("all-minilm-l6-v2", "careful", 0, 256)

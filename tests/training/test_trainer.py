@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from safe_retrieval.training.config import TrainingConfig, load_config
 from safe_retrieval.training.log import read_log
 from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.refusal import fit_refusal
-from safe_retrieval.training.teachers import load_teacher
+from safe_retrieval.training.teachers import EncoderTeacher, load_teacher
 from safe_retrieval.training.trainer import Prepared, train
 from tests.support.tiny_models import tiny_model
 from tests.support.tiny_training import QUERIES, refuses, write_config
@@ -300,6 +301,24 @@ def test_other_settings_in_the_same_folder_are_refused(
         train(config, offline=True)
     with pytest.raises(TrainingError, match="another max_new_tokens"):
         train(configure(out=str(finished.out), responses={"max_new_tokens": 7}), offline=True)
+
+
+def test_what_decides_nothing_may_be_changed_in_a_run_that_goes_on(
+    finished: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tuple(Path(os.path.relpath(file)) for file in finished.queries.files)
+    queries = finished.queries.model_copy(update={"files": files})
+    other = finished.model_copy(update={"queries": queries, "prefix_gigabytes": 0.5, "checkpoint_steps": 77})
+    monkeypatch.setattr(trainer, "joint_phase", Mock(side_effect=AssertionError("trained anew")))
+    assert train(other, offline=True) == finished.out / "adapter"
+
+
+def test_another_teacher_under_the_same_name_is_another_run(
+    finished: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EncoderTeacher, "space", property(lambda self: "sha256:retrained"))
+    with pytest.raises(TrainingError, match="other settings"):
+        train(finished, offline=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(

@@ -24,6 +24,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+MaybeSha256 = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+"""Empty where a target names its passages and gives no texts."""
 Kinds = dict[Literal["harmful", "benign", "sensitive"], Count]
 
 
@@ -180,7 +182,7 @@ class PairRecord(_Record):
     own: bool
     hazard: str
     query_sha256: Sha256
-    text_sha256: Sha256
+    text_sha256: MaybeSha256
 
 
 class ThenAndNow(_Record):

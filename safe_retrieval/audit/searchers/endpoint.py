@@ -53,6 +53,32 @@ class EndpointSettings(BaseModel):
     concurrency: int = Field(default=1, ge=1, le=64)
 
 
+def public_settings(settings: EndpointSettings) -> dict[str, Any]:
+    """Settings as a report may hold them, those of an endpoint within them likewise.
+
+    The address stands without user, password and parameters, headers by name alone; variables of the environment stand
+    as they were written, ``${NAME}``.
+    """
+    content = settings.model_dump(mode="json", exclude={"url", "headers"})
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, EndpointSettings):
+            content[name] = public_settings(value)
+    address = {"url": _shown(filled(settings.url)), "url_sha256": _url_sha256(settings)}
+    return {**address, "headers": sorted(settings.headers), **content}
+
+
+def _shown(url: str) -> str:
+    import httpx
+
+    parts = httpx.URL(url)
+    return f"{parts.scheme}://{parts.host}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def _url_sha256(settings: EndpointSettings) -> str:
+    return hashlib.sha256(settings.url.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 class NoAnswerError(ValueError):
     """What came is no answer; asked again, the endpoint may give one. Never leaves this package's HTTP part."""
 
@@ -94,15 +120,12 @@ class Endpoint:
     @property
     def shown(self) -> str:
         """The address without user, password and parameters."""
-        import httpx
-
-        url = httpx.URL(self._url)
-        return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path}"
+        return _shown(self._url)
 
     @property
     def sha256(self) -> str:
         """Hex digest of the address as it was configured: parameters count, and no value of the environment does."""
-        return hashlib.sha256(self._settings.url.encode("utf-8", "surrogatepass")).hexdigest()
+        return _url_sha256(self._settings)
 
     def ask(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,6 +49,7 @@ class FaissSearcher:
                 "vector, in the same order"
             )
         self._texts = texts
+        self._texts_sha256 = _sha256_of_texts(texts)
         self._by_label = {document.id: document for document in texts} if self._has_labels else {}
         self._nprobe = self._set_nprobe(nprobe)
 
@@ -72,7 +75,7 @@ class FaissSearcher:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """File, kind, metric and hash."""
+        """File, kind, metric and hashes of index and texts."""
         return {
             "kind": "faiss",
             "path": str(self._path),
@@ -81,6 +84,7 @@ class FaissSearcher:
             "metric": int(self._index.metric_type),
             "nprobe": self._nprobe,
             "vectors": int(self._index.ntotal),
+            "texts_sha256": self._texts_sha256,
             "encoder": self._vectors.identity,
         }
 
@@ -121,3 +125,11 @@ class FaissSearcher:
         if document is None:
             raise AuditError(f"{self._path} returned the label {label}, and no text has the id {str(label)!r}")
         return Found(document.id, score, document.content)
+
+
+def _sha256_of_texts(texts: Sequence[Document]) -> str:
+    """Hex digest of ids and texts in their order; another order gives other answers."""
+    digest = hashlib.sha256()
+    for document in texts:
+        digest.update(json.dumps([document.id, document.content]).encode("ascii"))
+    return digest.hexdigest()

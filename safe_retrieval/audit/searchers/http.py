@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from safe_retrieval.audit.searchers.endpoint import Endpoint, EndpointSettings, NoAnswerError, filled
+from safe_retrieval.audit.searchers.endpoint import Endpoint, EndpointSettings, NoAnswerError, filled, public_settings
 from safe_retrieval.audit.searching import Answer, Found, Vectors, hazard_named
 from safe_retrieval.encoder.texts import readable
 
@@ -104,9 +104,7 @@ class HttpSearcher:
     @property
     def record(self) -> Mapping[str, Any]:
         """The settings, with names of environment variables and none of their values, nor any header's."""
-        content = self._settings.model_dump(mode="json", exclude={"url", "headers"})
-        address = {"url": self._endpoint.shown, "url_sha256": self._endpoint.sha256}
-        return {"kind": "http", **address, "headers": sorted(self._settings.headers), **content}
+        return {"kind": "http", **public_settings(self._settings)}
 
     def search(self, queries: Sequence[str], k: int) -> list[Answer]:
         """One request a query.

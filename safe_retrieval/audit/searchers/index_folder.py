@@ -62,7 +62,7 @@ class IndexSearcher:
     @property
     def _judged(self) -> bool:
         """Whether the response encoder is asked for verdicts alone."""
-        return self._gate.needs_verdict and self._arm in {AuditArm.BM25, AuditArm.INPUT, AuditArm.HYDE}
+        return self._gate.needs_verdict and self._arm in {AuditArm.BM25, AuditArm.INPUT}
 
     @property
     def has_gate(self) -> bool:

@@ -154,9 +154,14 @@ class LangChainSearcher:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """Import path and class."""
+        """Import path, class and the fields that are read."""
         kind = type(self._object)
-        return {"kind": "langchain", "object": self._path, "class": f"{kind.__module__}.{kind.__qualname__}"}
+        return {
+            "kind": "langchain",
+            "object": self._path,
+            "class": f"{kind.__module__}.{kind.__qualname__}",
+            "fields": dict(zip(("id", "harmful", "hazard"), self._fields, strict=True)),
+        }
 
     def search(self, queries: Sequence[str], k: int) -> list[Answer]:
         """Ask one by one.

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from safe_retrieval._extras import require
 from safe_retrieval.encoder.input import unit_rows
 from safe_retrieval.encoder.texts import BLANK, clean_texts
-from safe_retrieval.errors import ModelError
+from safe_retrieval.errors import ModelError, OfflineError
 from safe_retrieval.types import FloatMatrix, QueryEncoding
 
 _TASK = "NFCorpus"
@@ -23,13 +24,20 @@ class MtebEncoder:
 
     Args:
         name: for example ``intfloat/e5-small-v2``.
+        offline: open no connection; only with ``HF_HUB_OFFLINE`` as well is it looked for in the hub's own cache.
 
     Raises:
+        OfflineError: it would have to be had from the hub, and offline was asked for.
         ModelError: mteb has no such model, it cannot be had, would run code of its own, or is no encoder.
         MissingExtraError: mteb is not installed.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, offline: bool = False) -> None:
+        if offline and not HF_HUB_OFFLINE:
+            raise OfflineError(
+                f"{name} would be loaded by mteb, from the hub, and offline was asked for; set HF_HUB_OFFLINE=1 as "
+                "well if the hub's cache has it, or take loader: sentence-transformers and a folder"
+            )
         mteb: Any = require("mteb", extra="mteb", purpose=f"the model {name} as mteb loads it")
         self._task: Any = mteb.get_task(_TASK).metadata
         try:

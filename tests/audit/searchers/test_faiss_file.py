@@ -7,11 +7,11 @@ import faiss
 import numpy as np
 import pytest
 
-from safe_retrieval.audit.external import OWN, ExternalTarget
+from safe_retrieval.audit.external import ExternalTarget
 from safe_retrieval.audit.searchers.faiss_file import FaissSearcher
 from safe_retrieval.audit.searching import EncoderVectors
 from safe_retrieval.errors import AuditError, ConfigError, IndexFormatError
-from tests.audit.retrievers import exact, probes, production
+from tests.audit.retrievers import exact, given_id, probes, production
 from tests.support.encoders import HashEncoder
 
 OWN_PASSAGES = production(30)
@@ -40,7 +40,7 @@ def test_probes_are_overlaid_and_the_file_stays_as_it_is(tmp_path: Path, make: A
     )
     answers = target.ask(probe_set.queries, k=10)
     for probe, retrieval in zip(answers.probes, answers.retrievals, strict=True):
-        found = [hit.id.removeprefix(OWN) for hit in retrieval.hits]
+        found = [given_id(hit.id) for hit in retrieval.hits]
         assert found == exact([*OWN_PASSAGES, *probe_set.documents], probe.text, 10)
     assert target.record["overlay"] == overlay
     assert path.read_bytes() == before
@@ -56,6 +56,13 @@ def test_labels_of_an_id_map_are_ids_of_texts(tmp_path: Path) -> None:
     other = [type(OWN_PASSAGES[0])("a", "x"), type(OWN_PASSAGES[0])("b", "y")]
     with pytest.raises(AuditError, match="no text has the id"):
         FaissSearcher(written(tmp_path, index), other, EncoderVectors(HashEncoder())).search(["x"], 1)
+
+
+def test_other_texts_are_another_target(tmp_path: Path) -> None:
+    path = written(tmp_path, filled(faiss.IndexFlatIP(32)))
+    vectors = EncoderVectors(HashEncoder())
+    records = [FaissSearcher(path, texts, vectors).record for texts in (OWN_PASSAGES, OWN_PASSAGES[::-1], OWN_PASSAGES)]
+    assert records[0] == records[2] != records[1]
 
 
 def test_files_and_texts_that_do_not_fit(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from safe_retrieval.audit.searchers.embeddings import EmbeddingsClient, Embeddin
 from safe_retrieval.audit.searchers.endpoint import NoAnswerError
 from safe_retrieval.audit.searchers.http import HttpSearcher, SearchEndpoint
 from safe_retrieval.audit.searching import Holds
+from safe_retrieval.audit.target_settings import HttpTarget
 from safe_retrieval.errors import AuditError, ConfigError
 from tests.audit.retrievers import Searching, probes, production
 from tests.audit.stand_in import Fault, StandIn, holding, search_endpoint
@@ -135,6 +136,23 @@ def test_keys_come_from_the_environment_and_stay_out_of_reports(
         monkeypatch.delenv("SEARCH_TOKEN")
         with pytest.raises(ConfigError, match="environment variable SEARCH_TOKEN"):
             HttpSearcher(endpoint(server, headers=headers), "api")
+
+
+def test_an_embedder_within_the_settings_is_as_secret_as_the_endpoint(probe_set: ProbeSet) -> None:
+    with search_endpoint(holding(probe_set)) as server:
+        embedder = {
+            "url": "https://me:s3cret@host:81/v1?key=s3cret",
+            "headers": {"Authorization": "s3cret"},
+            "model": "m",
+        }
+        settings = HttpTarget.model_validate(
+            {"kind": "http", "name": "api", "url": f"{server.url}/search", "embeddings": embedder}
+        )
+        record = HttpSearcher(settings, "api").record
+    assert "s3cret" not in str(record)
+    assert record["embeddings"]["url"] == "https://host:81/v1"
+    assert record["embeddings"]["headers"] == ["Authorization"]
+    assert record["embeddings"]["model"] == "m"
 
 
 def test_a_header_that_cannot_be_sent_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,13 @@ def test_a_retriever_gives_no_scores_so_what_it_holds_is_audited(
     assert "it returned 4 passages at most where 100 were asked for" in mine.record["notes"][1]
 
 
+def test_the_fields_that_are_read_are_part_of_what_is_audited(tmp_path: Path, module: dict[str, object]) -> None:
+    module["found"] = in_memory(production(2))
+    plain = LangChainSearcher("user_module:found", tmp_path)
+    labelled = LangChainSearcher("user_module:found", tmp_path, harmful_field="unsafe")
+    assert plain.record != labelled.record
+
+
 def test_what_a_store_raises_is_told(tmp_path: Path, module: dict[str, object]) -> None:
     class Broken(InMemoryVectorStore):
         def similarity_search_with_score(self, *_: object, **__: object) -> list[tuple[LangChainDocument, float]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from safe_retrieval.audit.searchers.mteb import MtebEncoder
-from safe_retrieval.errors import ModelError
+from safe_retrieval.errors import ModelError, OfflineError
 
 
 def test_a_model_that_mteb_knows() -> None:
@@ -33,3 +33,9 @@ def test_models_that_cannot_be_audited(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(ModelError, match="would run code from the hub"):
         MtebEncoder("someone/model")
+
+
+def test_offline_no_model_is_looked_for_in_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mteb, "get_model", lambda name: pytest.fail("a model was loaded"))
+    with pytest.raises(OfflineError, match="offline was asked for"):
+        MtebEncoder("intfloat/e5-small-v2", offline=True)

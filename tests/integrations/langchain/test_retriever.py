@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,27 @@ def test_words_and_vectors_together(folder: Path) -> None:
     assert SafeRetriever.open(folder, hybrid=True).invoke("zebra")[0].id == "n"
     with pytest.raises(InputError, match="made of ranks"):
         retriever.invoke("copper", score_threshold=0.5)
+
+
+@pytest.mark.parametrize("arm", ["output", "input"])
+def test_behind_a_gate_words_are_those_that_were_judged(
+    folder: Path, arm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def first_words(_: HashEncoder, texts: Sequence[str]) -> list[str]:
+        return [" ".join(text.split()[:2]) for text in texts]
+
+    monkeypatch.setattr(HashEncoder, "as_read", first_words, raising=False)
+    query = (
+        f"{HARMLESS} forbidden lantern"  # it judges and embeds the whole here; the words stop where it stops reading
+    )
+    for hybrid in (True, False):
+        open_to_all = SafeRetriever.open(folder, arm=arm, hybrid=hybrid, k=3)
+        gated = SafeRetriever.open(folder, arm=arm, hybrid=hybrid, k=3, on_refusal="empty")
+        found, judged = (
+            [(each.id, each.metadata["score"]) for each in gated.invoke(text)] for text in (query, HARMLESS)
+        )
+        assert found == judged
+        assert found != [(each.id, each.metadata["score"]) for each in open_to_all.invoke(query)]
 
 
 def test_words_and_vectors_together_follow_a_store_that_changes(folder: Path) -> None:

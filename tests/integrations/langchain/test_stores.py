@@ -224,6 +224,11 @@ def test_a_filter_loses_nothing_in_a_store_that_filters_what_it_found() -> None:
     assert found.page_content == "copper"
 
 
+def test_a_filter_on_an_empty_store_finds_nothing() -> None:
+    retriever = SafeRetriever.from_vectorstore(MAKERS["faiss"](Teacher(asked=True)), filter={"late": True})
+    assert retriever.invoke("violin") == []
+
+
 def test_a_store_that_nobody_knows_works_without_scores() -> None:
     class Elsewhere(VectorStore):
         def __init__(self, embedding: Embeddings | None) -> None:

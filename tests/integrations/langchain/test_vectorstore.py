@@ -282,3 +282,15 @@ def test_an_index_of_another_kind_is_opened_and_copied(known: None, tmp_path: Pa
     assert ids(store.similarity_search("text 7", k=1)) == ["d7"]
     store.save_local(tmp_path / "copy")
     assert load_index(tmp_path / "copy").manifest.factory == "HNSW32"
+
+
+def test_texts_that_cannot_be_stored_leave_no_index_behind(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+    bad: list[dict[str, Any]] = [{"n": 1}, {"n": object()}]
+    with pytest.raises(DataError):
+        SafeRetrievalVectorStore.from_texts(["one", "two"], FAKE, bad, path=path)
+    assert not path.exists()
+    SafeRetrievalVectorStore.from_texts(["one", "two"], FAKE, [{"n": 1}, {"n": 2}], path=path)
+    with pytest.raises(IndexFolderError):
+        SafeRetrievalVectorStore.from_texts(["one"], FAKE, path=path)
+    assert len(SafeRetrievalVectorStore.load_local(path, FAKE).index) == 2  # what was there stays

@@ -187,6 +187,37 @@ def test_filters_that_look_into_lists(
     assert sorted(each.node.node_id for each in found) == [f"d{number}" for number in expected]
 
 
+@pytest.mark.parametrize(
+    ("operator", "value", "expected"),
+    [
+        ("==", 1, [0, 2]),
+        ("!=", 1, [1, 3, 4, 5]),
+        ("==", 0, [1, 3]),
+        ("in", [1, 7], [0, 2, 4]),
+        ("nin", [0, 7], [0, 2, 5]),
+        ("==", 1.0, [0, 2]),
+        ("==", 7, [4]),
+        (">=", 1, [2, 4]),
+    ],
+)
+def test_1_and_0_stand_for_booleans_which_its_filters_cannot_hold(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, operator: str, value: Any, expected: list[int]
+) -> None:
+    install(monkeypatch)
+    values: list[Any] = [True, False, 1, 0, 7, "1"]
+    stored = [Document(f"d{n}", f"violin {n}", metadata={"draft": each}) for n, each in enumerate(values)]
+    build_index(stored, HashEncoder("stores"), tmp_path / "index", progress=False)
+    asked = MetadataFilter(key="draft", value=value, operator=FilterOperator(operator))
+    retriever = SafeRetrievalRetriever.open(tmp_path / "index", filters=MetadataFilters(filters=[asked]))
+    assert sorted(each.node.node_id for each in retriever.retrieve(HARMLESS)) == [f"d{number}" for number in expected]
+
+
+def test_nothing_equals_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(monkeypatch)
+    with pytest.raises(InputError, match="is_empty finds documents without it"):
+        SafeRetrievalRetriever.open(build(tmp_path / "index"), filters=MetadataFilters(filters=[year(None)]))
+
+
 def test_copies_share_index_and_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch)
     retriever = SafeRetrievalRetriever.open(build(tmp_path / "index"), gate="empty", similarity_top_k=1)

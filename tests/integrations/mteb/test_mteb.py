@@ -329,3 +329,14 @@ def test_a_searcher_needs_its_corpus_first(tmp_path: Path) -> None:
     assert isinstance(subject, MtebSearcher)
     with pytest.raises(InputError, match="call index first"):
         subject.search([], task_metadata=None, top_k=3)
+
+
+def test_candidates_to_rank_are_refused_and_instructions_are_read(tmp_path: Path) -> None:
+    subject = model(tmp_path, "bm25")
+    assert isinstance(subject, MtebSearcher)
+    subject.index([{"id": "v", "text": "the violin"}, {"id": "c", "text": "copper lies north"}])
+    asked = {"id": "q", "text": "something", "instruction": "copper"}
+    metadata = mteb.get_task("NFCorpus").metadata
+    assert list(subject.search([asked], task_metadata=metadata, top_k=1)["q"]) == ["c"]
+    with pytest.raises(InputError, match="gives candidates to rank"):
+        subject.search([asked], task_metadata=metadata, top_k=1, top_ranked={"q": ["v"]})

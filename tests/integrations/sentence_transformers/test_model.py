@@ -57,7 +57,7 @@ def same(found: Any, expected: Any) -> bool:
 def hashed(**settings: Any) -> SentenceTransformer:
     """A model over stand-ins, whose rankings mean something."""
     pair = PairedEncoder(HashEncoder("asks", **settings), HashEncoder("stores"))
-    return SentenceTransformer(modules=[SafeRetrievalModule(pair)], device="cpu", similarity_fn_name="dot")
+    return SentenceTransformer(modules=[SafeRetrievalModule(pair)], device="cpu", similarity_fn_name="cosine")
 
 
 def test_queries_and_documents_go_through_their_own_doors(
@@ -115,8 +115,14 @@ def test_the_information_retrieval_evaluator(tmp_path: Path) -> None:
         name="tiny",
     )
     results = evaluator(hashed(), output_path=str(tmp_path))
-    assert results["tiny_dot_accuracy@1"] == 1.0
+    assert results["tiny_cosine_accuracy@1"] == 1.0
     assert list(tmp_path.glob("*.csv"))
+
+
+def test_vectors_that_a_call_shortens_are_compared_by_angle(model: SentenceTransformer) -> None:
+    short = model.encode_document(TEXTS, truncate_dim=8)
+    assert not np.allclose(np.linalg.norm(short, axis=1), 1, atol=1e-3)
+    assert np.allclose(np.diag(model.similarity(short, short)), 1, atol=1e-5)
 
 
 def test_another_process_gives_what_this_one_gives(model: SentenceTransformer) -> None:
@@ -136,7 +142,7 @@ def test_a_saved_model_comes_back(model: SentenceTransformer, tmp_path: Path) ->
     again = load_sentence_transformer(tmp_path / "saved", device="cpu", offline=True)
     assert np.array_equal(again.encode_query(TEXTS), model.encode_query(TEXTS))
     assert np.array_equal(again.encode_document(TEXTS), model.encode_document(TEXTS))
-    assert again.similarity_fn_name == "dot"
+    assert again.similarity_fn_name == "cosine"
     assert "load_sentence_transformer" in (tmp_path / "saved" / "README.md").read_text()
     assert not list((tmp_path / "saved").rglob("*.bin"))
     again.save_pretrained(str(tmp_path / "saved"))  # over itself
