@@ -176,7 +176,11 @@ class EncoderEngine:
         texts = self._read(batch)
         vectors, refusal = encoder.encode(texts, batch_size=batch_size, progress=False)
         if refusal is None and any(each.judged for each in batch):
-            refusal = self._loaded_judge().encode(texts, batch_size=batch_size, progress=False).refusal
+            judge = self._loaded_judge()
+            if judge is None:
+                arm = self._settings.arm.value
+                raise InputError(f"the arm {arm} gave no refusal probability; take output, blend or input")
+            refusal = judge.encode(texts, batch_size=batch_size, progress=False).refusal
         verdicts: list[float | None] = [None] * len(texts) if refusal is None else [float(value) for value in refusal]
         return [EncodedQuery(*each) for each in zip(vectors, verdicts, texts, strict=True)]
 
@@ -200,11 +204,8 @@ class EncoderEngine:
             self._query = encoder
         return self._query
 
-    def _loaded_judge(self) -> Encoder:
+    def _loaded_judge(self) -> Encoder | None:
+        """Who judges for an arm that has no verdict of its own."""
         if self._judge is None:
-            arm = self._settings.arm
-            judge = self._loader.refusal_encoder(arm)
-            if judge is None:
-                raise InputError(f"the arm {arm.value} gave no refusal probability; take output, blend or input")
-            self._judge = judge
+            self._judge = self._loader.refusal_encoder(self._settings.arm)
         return self._judge

@@ -10,7 +10,8 @@ from torch import Tensor
 from safe_retrieval.errors import ModelError
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_UNLIKE = ("kv_lora_rank", "hidden_size_per_layer_input", "global_head_dim", "per_layer_config")
+_UNLIKE = ("kv_lora_rank", "hidden_size_per_layer_input")
+_SHAPE = ("head_dim", "num_key_value_heads")
 
 
 class AttentionLayout(NamedTuple):
@@ -43,6 +44,8 @@ class AttentionLayout(NamedTuple):
                 "prefixes of other layers cannot be kept, use another backbone"
             )
         unlike = [name for name in _UNLIKE if getattr(config, name, None)]
+        layers = tuple(getattr(config, "per_layer_config", None) or ())  # what differs from layer to layer
+        unlike += [name for name in _SHAPE if len({getattr(layer, name, None) for layer in layers}) > 1]
         if unlike:
             raise ModelError(
                 f"{config.model_type} has {', '.join(unlike)}: its layers keep keys and values of unlike shapes, or "

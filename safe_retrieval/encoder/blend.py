@@ -15,7 +15,7 @@ import numpy as np
 from safe_retrieval.encoder.input import unit_rows
 from safe_retrieval.encoder.weights import modules_of
 from safe_retrieval.errors import EncoderMismatchError, InputError
-from safe_retrieval.types import Encoder, FloatMatrix, FloatVector, QueryEncoding
+from safe_retrieval.types import Encoder, FloatMatrix, FloatVector, PartReader, QueryEncoding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,7 +111,7 @@ class BlendEncoder:
 
     def as_read(self, texts: Sequence[str]) -> list[str]:
         """The part of each text that is judged, and that the vector is of."""
-        return self._response.as_read(texts)
+        return self._response.as_read(texts) if isinstance(self._response, PartReader) else list(texts)
 
     def encode_queries(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool | None = None

@@ -182,9 +182,17 @@ def test_layouts() -> None:
     torch.testing.assert_close(scaled.finish_logits(torch.tensor([4.0, -400.0])), expected)
     with pytest.raises(ModelError, match=r"linear_attention.*made-up"):
         AttentionLayout.of(Config(layer_types=["full_attention", "linear_attention"]))
-    for unlike in ({"kv_lora_rank": 512}, {"hidden_size_per_layer_input": 256}, {"per_layer_config": {"1": {}}}):
-        with pytest.raises(ModelError, match=f"has {next(iter(unlike))}: .*use another backbone"):
-            AttentionLayout.of(Config(**unlike))
+    for name in ("kv_lora_rank", "hidden_size_per_layer_input"):
+        with pytest.raises(ModelError, match=f"has {name}: .*use another backbone"):
+            AttentionLayout.of(Config(**{name: 256}))
+
+
+def test_a_model_whose_layers_have_keys_of_unlike_shapes_is_refused() -> None:
+    from transformers import Gemma4TextConfig, Qwen2Config
+
+    AttentionLayout.of(Qwen2Config())
+    with pytest.raises(ModelError, match="gemma4_text has hidden_size_per_layer_input, head_dim: "):
+        AttentionLayout.of(Gemma4TextConfig())
 
 
 @pytest.fixture(scope="module")

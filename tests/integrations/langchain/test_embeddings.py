@@ -29,7 +29,8 @@ def test_queries_and_documents_go_through_their_own_doors(tiny: TinyPair) -> Non
     stored = embeddings.embed_documents(["the violin", "copper", ""])
     assert np.allclose(stored, document.encode_documents(["the violin", "copper", ""]), atol=1e-5)
     assert embeddings.embed_documents([]) == []
-    vector, refusal = embeddings.encode_query("the violin")
+    vector, refusal, read = embeddings.encode_query("the violin")
+    assert read == "the violin"
     assert np.allclose(vector, asked)
     assert refusal is not None
     assert 0 <= refusal <= 1
