@@ -65,7 +65,7 @@ def test_sentence_transformers(response: ResponseEncoder, tmp_path: Path) -> Non
     blend = safe_sentence_transformer(**SETTINGS, device="cpu")
     corpus = {document.id: document.content for document in DOCUMENTS}
     evaluator = InformationRetrievalEvaluator({"q": QUESTION}, corpus, {"q": {ANSWER}}, name="facts")
-    assert evaluator(blend)["facts_dot_accuracy@1"] == 1.0
+    assert evaluator(blend)["facts_cosine_accuracy@1"] == 1.0
 
 
 def test_two_processes_of_sentence_transformers() -> None:
