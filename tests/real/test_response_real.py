@@ -13,11 +13,14 @@ import yaml
 from typer.testing import CliRunner
 
 from safe_retrieval.audit.probes import ProbeKind, load_probe_set
+from safe_retrieval.backbone.language_model import MAX_QUERY_TOKENS
+from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.cli.main import app
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.encoder.persistence import load_adapter
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
+from safe_retrieval.models.fetch import resolve
 
 pytestmark = pytest.mark.real
 
@@ -132,3 +135,18 @@ def test_a_shipped_adapter(name: str) -> None:
     assert alone_refusal is not None
     assert np.abs(alone_refusal - refusal).max() < 0.05
     assert all(text.strip() for text in encoder.decode(HARMLESS[-2:], max_new_tokens=8))
+
+
+@pytest.mark.parametrize(
+    "padding", ["word " * 700, "\U0001d160" * 86], ids=["words", "characters that become many tokens"]
+)
+def test_behind_a_gate_the_rest_of_a_long_query_is_not_searched_with(padding: str) -> None:
+    """The second is 375 bytes long and more than 512 tokens, for it is normalised before it is counted."""
+    text_tokenizer = TextTokenizer.load(resolve("qwen2.5-coder-0.5b-instruct").path)
+    text = f"What is the capital of France? {padding} and the tide tables of Brest"
+    (read,) = text_tokenizer.first_tokens([text], max_tokens=MAX_QUERY_TOKENS)
+    assert read.startswith("What is the capital")
+    assert "Brest" not in read
+    assert text_tokenizer.encode_text([read], max_tokens=10_000) == text_tokenizer.encode_text(
+        [text], max_tokens=MAX_QUERY_TOKENS
+    )
