@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mteb
-from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from mteb_safe_retrieval.model import safe_retrieval_model
 from mteb_safe_retrieval.task import HarmfulRetrieval
@@ -16,6 +15,7 @@ from safe_retrieval.bench.mteb_model import HARM_TASKS
 from safe_retrieval.errors import DownloadError, InputError, MissingExtraError
 from safe_retrieval.models import catalog
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
+from safe_retrieval.models.naming import is_hub_closed
 from safe_retrieval.models.record import ModelKind
 
 
@@ -99,7 +99,7 @@ def _task(name: str, data: str | Path | None, *, offline: bool) -> Any:
     except KeyError as error:
         own = ", ".join(HARM_TASKS)
         raise InputError(f"mteb has no task {name!r}; expected one of its names, or one of ours: {own}") from error
-    if offline and not HF_HUB_OFFLINE:
+    if is_hub_closed(offline):
         raise InputError(
             f"{name} takes its data from the hub, and offline was asked for; set HF_HUB_OFFLINE=1 as well if the hub's "
             f"cache has it, or take {' or '.join(HARM_TASKS)}"

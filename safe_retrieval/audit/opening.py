@@ -27,7 +27,7 @@ from safe_retrieval.audit.target_settings import (
     TargetSettings,
 )
 from safe_retrieval.audit.targets import AuditArm, Target
-from safe_retrieval.models import catalog
+from safe_retrieval.models.naming import folder_or_name
 from safe_retrieval.types import Encoder
 
 ANSWERS = "answers"
@@ -106,21 +106,14 @@ class Opener:
         return None if path is None else self._settings.placed(path)
 
     def _local(self, encoder: str, backbone: str | None, adapter: Path | None, policy: str | None) -> Models:
-        encoder = self._folder_or_name(encoder)
-        backbone = None if backbone is None else self._folder_or_name(backbone)
+        encoder = folder_or_name(encoder, self._settings.placed)
+        backbone = None if backbone is None else folder_or_name(backbone, self._settings.placed)
         key = (encoder, backbone, adapter, policy)
         if key not in self._models:
             self._models[key] = LocalModels(
                 encoder, backbone=backbone, adapter=adapter, policy=policy, offline=self._settings.offline
             )
         return self._models[key]
-
-    def _folder_or_name(self, model: str) -> str:
-        """A model's folder, relative to the settings, where there is one; else the name as it is."""
-        if catalog.find(model) is not None:
-            return model
-        path = self._settings.placed(Path(model))
-        return str(path) if path.is_dir() else model
 
     def _document_models(self, name: str, loader: Loader) -> Models:
         if loader is Loader.SENTENCE_TRANSFORMERS:

@@ -13,8 +13,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub.constants import HF_HUB_OFFLINE
-
 from safe_retrieval.audit.encodings import EncodingCache, Progress
 from safe_retrieval.audit.provenance import provenance, source_state
 from safe_retrieval.audit.results import estimate_json
@@ -28,6 +26,7 @@ from safe_retrieval.bench.retrieve import ArmEncoder
 from safe_retrieval.bench.tasks import Task, TaskKind, find_task
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import InputError
+from safe_retrieval.models.naming import is_hub_closed
 
 
 class Status(StrEnum):
@@ -116,7 +115,7 @@ def _check_through_mteb(tasks: Sequence[Task], settings: BenchSettings) -> None:
     names = ", ".join(task.name for task in tasks)
     if tasks and settings.limit is not None:
         raise InputError(f"{names}: mteb asks all queries of its tasks; leave out the limit, or take other tasks")
-    if tasks and settings.offline and not HF_HUB_OFFLINE:
+    if tasks and is_hub_closed(settings.offline):
         raise InputError(
             f"{names}: mteb takes data from the hub, and offline was asked for; set HF_HUB_OFFLINE=1 as well if the "
             "hub's cache has them, or take other tasks"

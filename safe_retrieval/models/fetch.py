@@ -111,7 +111,7 @@ def resolve(
     path = _local_path(name, record)
     report = Reporter(enabled=progress is not False)
     if path is None:
-        found = _from_cache(name, record, report, offline=_is_offline(offline), verify=verify, again=again)
+        found = _from_cache(name, record, report, offline=is_offline(offline), verify=verify, again=again)
     elif path.suffix == ".gguf":
         found = _from_gguf(path, report, verify=verify)
     else:
@@ -119,7 +119,8 @@ def resolve(
     return _of_kind(found, kind)
 
 
-def _is_offline(asked: bool) -> bool:
+def is_offline(asked: bool) -> bool:
+    """Whether no connection may be opened: the caller says so, or the environment."""
     return asked or any(
         os.environ.get(name, "").strip().casefold() in _TRUE for name in ("SAFE_RETRIEVAL_OFFLINE", "HF_HUB_OFFLINE")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.encoder.policy import policy_from
 from safe_retrieval.encoder.pooled import BIDIRECTIONAL, CAUSAL
 from safe_retrieval.errors import ConfigError
-from safe_retrieval.models import catalog
+from safe_retrieval.models.naming import folder_or_name
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -238,17 +239,11 @@ def _anchored(queries: QuerySettings, folder: Path) -> QuerySettings:
 
 
 def _folder_or_name(folder: Path, name: str) -> str:
-    """A model's folder where there is one, also behind a prefix such as ``llm2vec:``; else the name as it is.
-
-    A name of the catalog is that model, always: a folder beside the file may well be called so, ``out`` for one.
-    """
+    """A model's folder where there is one, also behind a prefix such as ``llm2vec:``; else the name as it is."""
     kind, separator, rest = name.partition(":")
     if kind not in {CAUSAL, BIDIRECTIONAL}:
         kind, separator, rest = "", "", name
-    if catalog.find(rest) is not None:
-        return name
-    path = placed(folder, Path(rest))
-    return f"{kind}{separator}{path}" if path.is_dir() else name
+    return f"{kind}{separator}{folder_or_name(rest, partial(placed, folder))}"
 
 
 def _under(folder: Path, path: Path | None) -> Path | None:

@@ -16,6 +16,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +31,7 @@ from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.encoder.pooled import masked_mean, text_states
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import ConfigError, TrainingError
+from safe_retrieval.models.naming import folder_or_name
 from safe_retrieval.training.checkpoint import Checkpoints, Position
 from safe_retrieval.training.config import placed
 from safe_retrieval.training.log import TrainingLog
@@ -106,6 +108,7 @@ def load_llm2vec_config(path: Path) -> Llm2VecConfig:
         raise ConfigError(f"{path}: " + "; ".join(lines)) from error
     paths = {name: getattr(config, name) for name in ("out", "responses_file", "keep_apart_from")}
     update: dict[str, Any] = {name: placed(path.parent, own) for name, own in paths.items() if own is not None}
+    update["backbone"] = folder_or_name(config.backbone, partial(placed, path.parent))
     return config.model_copy(update={**update, "files": tuple(placed(path.parent, file) for file in config.files)})
 
 

@@ -236,5 +236,5 @@ def test_what_mteb_would_not_do_is_refused_beforehand(settings: BenchSettings, m
         run(replace(settings, offline=True), ["bright"], ["teacher"])
     assert not settings.out.exists()
     monkeypatch.setitem(sys.modules, "mteb", FakeMteb())
-    monkeypatch.setattr("safe_retrieval.bench.runner.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert run(replace(settings, offline=True), ["mteb-lite"], ["teacher"])[("mteb-lite", "teacher")].result is not None

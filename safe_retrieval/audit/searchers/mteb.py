@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from safe_retrieval._extras import require
 from safe_retrieval.encoder.input import unit_rows
 from safe_retrieval.encoder.texts import BLANK, clean_texts
 from safe_retrieval.errors import ModelError, OfflineError
+from safe_retrieval.models.naming import is_hub_closed
 from safe_retrieval.types import FloatMatrix, QueryEncoding
 
 _TASK = "NFCorpus"
@@ -33,7 +33,7 @@ class MtebEncoder:
     """
 
     def __init__(self, name: str, *, offline: bool = False) -> None:
-        if offline and not HF_HUB_OFFLINE:
+        if is_hub_closed(offline):
             raise OfflineError(
                 f"{name} would be loaded by mteb, from the hub, and offline was asked for; set HF_HUB_OFFLINE=1 as "
                 "well if the hub's cache has it, or take loader: sentence-transformers and a folder"

@@ -39,3 +39,10 @@ def test_offline_no_model_is_looked_for_in_the_hub(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(mteb, "get_model", lambda name: pytest.fail("a model was loaded"))
     with pytest.raises(OfflineError, match="offline was asked for"):
         MtebEncoder("intfloat/e5-small-v2", offline=True)
+
+
+def test_the_environment_asks_for_offline_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("SAFE_RETRIEVAL_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="offline was asked for"):
+        MtebEncoder("intfloat/e5-small-v2")

@@ -292,7 +292,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_what_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch, subject: str, task: str, message: str) -> None:
-    monkeypatch.setattr("mteb_safe_retrieval.run.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(InputError, match=message):
         list(run_mteb(subject, [task], offline=True))
 
