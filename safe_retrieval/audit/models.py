@@ -148,4 +148,4 @@ class LocalModels:
 
     def _backbone_record(self) -> dict[str, str]:
         model = self._language_model
-        return {"name": model.name, "fingerprint": model.fingerprint, "dtype": str(model.dtype).removeprefix("torch.")}
+        return {"name": model.name, "fingerprint": model.fingerprint, "dtype": model.precision}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from safe_retrieval.backbone import template
 from safe_retrieval.backbone.attention import AttentionLayout
+from safe_retrieval.backbone.eight_bit import EightBitLinear, can_multiply_exactly, quantise_linear_layers
 from safe_retrieval.backbone.key_values import KeyValues
 from safe_retrieval.backbone.packed_linear import pack_linear_layers
 from safe_retrieval.backbone.template import PromptTemplate
@@ -29,6 +30,9 @@ from safe_retrieval.errors import InputError, ModelError
 
 MAX_QUERY_TOKENS = 512
 """What is read of a query, from its beginning; the rest is cut off."""
+
+EIGHT_BIT = "int8"
+"""The dtype to load with for linear layers in 8-bit integers; see :mod:`safe_retrieval.backbone.eight_bit`."""
 
 _CELLS = 4096
 _CELLS_ON_CPU = 512
@@ -106,14 +110,16 @@ class LanguageModel:
         Args:
             name: for example ``qwen2.5-coder-0.5b-instruct``, ``Qwen/Qwen3-0.6B`` or a folder.
             dtype: ``"auto"`` is bfloat16 where the processor computes it natively, float32 elsewhere (see
-                :func:`native_dtype`).
+                :func:`native_dtype`); ``"int8"`` is float32 with linear layers in 8-bit integers, on a CPU that has
+                such products (:mod:`~safe_retrieval.backbone.eight_bit`), and gives no gradients.
             device: ``"auto"`` is CUDA where there is one, else the CPU.
             offline: open no connection.
             packed: lay weights out for fast products where that is possible
                 (:mod:`~safe_retrieval.backbone.packed_linear`); not for a model whose layers are to be changed.
 
         Raises:
-            ModelError: as :func:`safe_retrieval.models.fetch.resolve` does, or the folder holds no causal LM.
+            ModelError: as :func:`safe_retrieval.models.fetch.resolve` does, the folder holds no causal LM, or 8-bit
+                products are asked for where there are none.
         """
         from safe_retrieval.models.fetch import resolve
         from safe_retrieval.models.record import ModelKind
@@ -138,7 +144,10 @@ class LanguageModel:
         from transformers import AutoModelForCausalLM
 
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        number = native_dtype(place) if dtype == "auto" else dtype
+        eight_bit = dtype == EIGHT_BIT
+        if eight_bit:
+            _require_eight_bit(place)
+        number = torch.float32 if eight_bit else native_dtype(place) if dtype == "auto" else dtype
         try:
             model, loading = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=number, trust_remote_code=False, use_safetensors=True, output_loading_info=True
@@ -151,7 +160,10 @@ class LanguageModel:
             missing = sorted(loading["missing_keys"])
             raise ModelError(f"the weights in {folder} lack {len(missing)} tensors of the model, {missing[0]} first")
         model = model.to(place).eval().requires_grad_(False)
-        if packed:
+        if eight_bit:
+            if not quantise_linear_layers(model.get_decoder()):
+                raise ModelError(f"{name} has no linear layers that 8-bit integers could stand for; use dtype auto")
+        elif packed:
             pack_linear_layers(model)
         return cls(model, TextTokenizer.load(folder), name=name, fingerprint=fingerprint)
 
@@ -173,6 +185,13 @@ class LanguageModel:
         if not isinstance(found, torch.dtype):
             raise ModelError(f"expected the model to have one dtype, got {found!r}")
         return found
+
+    @property
+    def precision(self) -> str:
+        """What products are computed in, as records name it: ``float32``, ``bfloat16``, ``int8``."""
+        if any(isinstance(module, EightBitLinear) for module in self.model.modules()):
+            return EIGHT_BIT
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def hidden_size(self) -> int:
@@ -340,6 +359,13 @@ class _Prompt(NamedTuple):
     positions: Tensor
     lengths: Tensor
     shared: KeyValues
+
+
+def _require_eight_bit(place: torch.device) -> None:
+    if place.type != "cpu":
+        raise ModelError(f"expected dtype int8 on the CPU only, got the device {place}; use bfloat16 there")
+    if not can_multiply_exactly():
+        raise ModelError("this processor, or this PyTorch, multiplies no 8-bit integers exactly; use dtype auto")
 
 
 def native_dtype(device: torch.device) -> torch.dtype:

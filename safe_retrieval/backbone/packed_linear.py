@@ -12,7 +12,8 @@ missing, layers stay as they are.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, Self, cast
 
 import torch
@@ -34,17 +35,21 @@ def pack_linear_layers(model: nn.Module) -> int:
     """
     if not can_pack():
         return 0
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for weight in module.parameters(recurse=False):
-            owners[id(weight)] = owners.get(id(weight), 0) + 1
     replaced = 0
+    for parent, name, layer in frozen_linear_layers(model):
+        if _worth_packing(layer.weight):
+            setattr(parent, name, PackedLinear(layer))
+            replaced += 1
+    return replaced
+
+
+def frozen_linear_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Plain linear layers with a weight of their own, each with its parent and its name there; safe to replace."""
+    owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear and _worth_packing(layer.weight) and owners[id(layer.weight)] == 1:
-                setattr(parent, name, PackedLinear(layer))
-                replaced += 1
-    return replaced
+            if type(layer) is nn.Linear and owners[id(layer.weight)] == 1 and not layer.weight.requires_grad:
+                yield parent, name, layer
 
 
 def can_pack() -> bool:
@@ -55,7 +60,7 @@ def can_pack() -> bool:
 
 
 def _worth_packing(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and not weight.requires_grad
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 class PackedLinear(nn.Linear):

@@ -5,8 +5,8 @@ are computed once (while the response is generated, or before the first epoch) a
 bfloat16: 12 kB a token at 0.5B, 29 kB at 1.5B. What would go past ``max_bytes`` is not kept but computed anew, and
 rounded as if it had been kept: it changes the time and not the result.
 
-Folder: ``<root>/<key>/batch-*.safetensors``, each written aside and renamed in; the key hashes the backbone, the
-template and the query bound, so a folder can never serve another backbone or policy. Each prefix has a checksum; one
+Folder: ``<root>/<key>/batch-*.safetensors``, each written aside and renamed in; the key hashes the backbone, its
+precision, the template and the query bound, so a folder can never serve another backbone or policy. Each prefix has a checksum; one
 that fails it is computed anew.
 """
 
@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safe_retrieval.backbone.key_values import KeyValues
-from safe_retrieval.backbone.language_model import MAX_QUERY_TOKENS, LanguageModel, Prefix
+from safe_retrieval.backbone.language_model import EIGHT_BIT, MAX_QUERY_TOKENS, LanguageModel, Prefix
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.texts import length_sorted_batches
 from safe_retrieval.errors import TrainingError
@@ -72,6 +72,8 @@ class PrefixCache:
         if root is not None:
             template = model.shared_prefix(system_prompt).template
             identity = f"{model.fingerprint}\n{template.sha256}\n{MAX_QUERY_TOKENS}"
+            if model.precision == EIGHT_BIT:  # floating points of either width are kept as bfloat16 and agree
+                identity += f"\n{EIGHT_BIT}"
             self._folder = root / hashlib.sha256(identity.encode()).hexdigest()[:16]
             self._folder.mkdir(parents=True, exist_ok=True)
             self._read_folder()

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from safe_retrieval.training.prefix_cache import PrefixCache
 
 
+_FULL = "full"  # whatever floating point the processor is at home in; files from before they said so hold no other
+
+
 class ResponsesHeader(BaseModel):
     """First line of a responses file: everything that a response depends on."""
 
@@ -50,6 +53,7 @@ class ResponsesHeader(BaseModel):
     template_sha256: str
     max_new_tokens: int
     decoding: str = "greedy"
+    precision: str = _FULL
 
 
 class Response(NamedTuple):
@@ -76,6 +80,8 @@ _ROW = TypeAdapter(Response, config=ConfigDict(strict=True))
 
 def header_for(model: LanguageModel, policy: ResponsePolicy, *, max_new_tokens: int) -> ResponsesHeader:
     """The header of a run with these settings."""
+    from safe_retrieval.backbone.language_model import EIGHT_BIT
+
     return ResponsesHeader(
         backbone=model.name,
         backbone_fingerprint=model.fingerprint,
@@ -83,6 +89,7 @@ def header_for(model: LanguageModel, policy: ResponsePolicy, *, max_new_tokens: 
         system_prompt=policy.system_prompt,
         template_sha256=model.shared_prefix(policy.system_prompt).template.sha256,
         max_new_tokens=max_new_tokens,
+        precision=EIGHT_BIT if model.precision == EIGHT_BIT else _FULL,
     )
 
 

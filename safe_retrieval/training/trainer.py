@@ -41,7 +41,7 @@ from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training.card import write_card
 from safe_retrieval.training.checkpoint import Checkpoints, Position
-from safe_retrieval.training.config import PromptStyle, TrainingConfig
+from safe_retrieval.training.config import Precision, PromptStyle, TrainingConfig
 from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.phases import HEADS, JOINT, PHASES, REFUSAL, Examples, Run, head_phase, joint_phase
@@ -116,8 +116,9 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     model = LanguageModel.load(config.backbone, offline=offline).in_template(chat=config.template is PromptStyle.CHAT)
     policy = policy_from(config.policy)
     config.out.mkdir(parents=True, exist_ok=True)
+    answering = _answering(config, model, offline=offline)
     prefixes = PrefixCache(
-        model, policy.system_prompt, config.out / "prefixes", max_bytes=int(config.prefix_gigabytes * 2**30)
+        answering, policy.system_prompt, config.out / "prefixes", max_bytes=int(config.prefix_gigabytes * 2**30)
     )
     teacher = load_teacher(config.teacher, model, offline=offline)  # what is missing is said before hours of work
     queries, file = (
@@ -126,10 +127,10 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     )
     longest = config.responses.max_new_tokens
     if answered_only:
-        responses = answered_responses(model, queries, policy, file, max_new_tokens=longest)
+        responses = answered_responses(answering, queries, policy, file, max_new_tokens=longest)
     else:
         responses = generate_responses(
-            model,
+            answering,
             queries,
             policy,
             file,
@@ -148,6 +149,14 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     require_both_verdicts(np.array([row.refused for row in usable]))
     held_out, training = usable[: config.held_out], usable[config.held_out :]
     return Prepared(config, model, policy, teacher, prefixes, training, held_out)
+
+
+def _answering(config: TrainingConfig, model: LanguageModel, *, offline: bool) -> LanguageModel:
+    """The backbone that answers and reads queries: ``model`` itself, or a second one of the precision asked for."""
+    if config.responses.precision is Precision.FULL:
+        return model
+    second = LanguageModel.load(config.backbone, dtype=config.responses.precision.value, offline=offline)
+    return second.in_template(chat=model.chat)
 
 
 _NOT_DECISIVE = {"out", "checkpoint_steps", "prefix_gigabytes"}
@@ -303,7 +312,7 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "last_step": position.step,
         "held_out": _evaluation(run),
         "seconds_of_last_start": round(seconds),
-        "dtype": str(model_dtype(prepared.model)),
+        "dtype": prepared.model.precision,
         "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
         "processor": platform.processor() or platform.machine(),
     }
@@ -322,8 +331,3 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
     best = run.checkpoints.best.position()
     kept = (run.log.held_out_at(best) if best else None) or heads[-1]
     return {**kept, "reconstruction": joint[-1]["reconstruction"] if joint else None}
-
-
-def model_dtype(model: LanguageModel) -> str:
-    """The backbone's dtype as it is written in records, for example ``float32``."""
-    return str(model.dtype).removeprefix("torch.")

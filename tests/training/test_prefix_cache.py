@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from safe_retrieval.backbone.eight_bit import quantise_linear_layers
 from safe_retrieval.backbone.language_model import LanguageModel, Prefix
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training import prefix_cache
@@ -151,12 +153,16 @@ def test_a_flipped_bit_is_computed_anew(tmp_path: Path) -> None:
     torch.testing.assert_close(continued(cache(tmp_path).get(SOME)), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_another_policy_or_backbone_is_not_served(tmp_path: Path) -> None:
+def test_another_policy_backbone_or_precision_is_not_served(tmp_path: Path) -> None:
     cache(tmp_path).compute(SOME)
     assert not cache(tmp_path, system="Answer in French.").holds(SOME[0])
     same = tiny_model()
     other = LanguageModel(same.model, same.tokenizer, name=same.name, fingerprint="sha256:other")
     assert not PrefixCache(other, SYSTEM, tmp_path).holds(SOME[0])
+    quantised = copy.deepcopy(same.model)
+    quantise_linear_layers(quantised)
+    rounded = LanguageModel(quantised, same.tokenizer, name=same.name, fingerprint=same.fingerprint)
+    assert not PrefixCache(rounded, SYSTEM, tmp_path).holds(SOME[0])
     assert cache(tmp_path).holds(SOME[0])
 
 

@@ -441,3 +441,16 @@ def test_without_the_chat_template(configure: Callable[..., TrainingConfig]) -> 
     assert not ResponseEncoder(model, loaded).model.chat
     with pytest.raises(ConfigError, match="template"):
         configure(template="chatml")
+
+
+def test_answers_and_prefixes_in_eight_bits(configure: Callable[..., TrainingConfig]) -> None:
+    config = configure(responses={"precision": "int8"})
+    train(config, offline=True)
+    header, rows = responses.read_responses(config.out / "responses.jsonl")
+    assert header.precision == "int8"
+    assert len(rows) == len(QUERIES)
+    record = load_adapter(config.out / "adapter").record
+    assert record.training["settings"]["responses"]["precision"] == "int8"
+    assert record.training["dtype"] != "int8"  # the tokens and their gradients
+    with pytest.raises(TrainingError, match="another precision"):
+        train(configure(), offline=True)
