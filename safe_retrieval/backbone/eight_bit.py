@@ -89,7 +89,7 @@ class EightBitLinear(nn.Module):
             raise ModelError("a layer in 8-bit integers gives no gradients; load the model with another dtype")
         flat = rows.reshape(-1, self.in_features).float()
         total: Tensor | None = None
-        for part, weight, scale in zip(flat.split(self.block, dim=1), self.weight, self.scales, strict=True):
+        for part, weight, scale in zip(torch.split(flat, self.block, dim=1), self.weight, self.scales, strict=True):
             integers, row_scales = _rounded(part)
             product = torch._int_mm(integers, weight.t()).float().mul_(row_scales).mul_(scale)
             total = product if total is None else total.add_(product)

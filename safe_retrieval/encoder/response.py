@@ -83,6 +83,7 @@ class ResponseEncoder:
         *,
         backbone: str | None = None,
         policy: str | ResponsePolicy | None = None,
+        dtype: str = "auto",
         offline: bool = False,
     ) -> ResponseEncoder:
         """Load an adapter and its backbone.
@@ -92,6 +93,7 @@ class ResponseEncoder:
             backbone: name, hub id or folder of the backbone; ``None`` takes the one the adapter names, or the default
                 backbone where no adapter is given either.
             policy: name or system prompt; ``None`` takes the adapter's.
+            dtype: ``"auto"``, or ``"int8"``: as :meth:`LanguageModel.load` takes it.
             offline: open no connection.
 
         Raises:
@@ -101,7 +103,7 @@ class ResponseEncoder:
         from safe_retrieval.backbone.language_model import LanguageModel
 
         loaded = load_adapter(shipped_adapter(backbone) if adapter is None else adapter)
-        model = LanguageModel.load(backbone or loaded.record.backbone.name, offline=offline)
+        model = LanguageModel.load(backbone or loaded.record.backbone.name, dtype=dtype, offline=offline)
         return cls(model, loaded, policy=None if policy is None else policy_from(policy))
 
     @property

@@ -6,8 +6,8 @@ bfloat16: 12 kB a token at 0.5B, 29 kB at 1.5B. What would go past ``max_bytes``
 rounded as if it had been kept: it changes the time and not the result.
 
 Folder: ``<root>/<key>/batch-*.safetensors``, each written aside and renamed in; the key hashes the backbone, its
-precision, the template and the query bound, so a folder can never serve another backbone or policy. Each prefix has a checksum; one
-that fails it is computed anew.
+precision, the template and the query bound, so a folder can never serve another backbone or policy. Each prefix has a
+checksum; one that fails it is computed anew.
 """
 
 from __future__ import annotations
