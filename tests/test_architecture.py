@@ -11,7 +11,7 @@ import pytest
 from tests.support.package_source import REPOSITORY, ROOT, Module, imports, modules, own_imports
 
 FLOORS = (
-    ("errors", "types", "_extras"),
+    ("errors", "types", "_extras", "_paths"),
     ("models", "metrics"),
     ("backbone",),
     ("encoder",),

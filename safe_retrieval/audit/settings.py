@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from safe_retrieval._paths import placed
 from safe_retrieval.audit.attribution import Rung
 from safe_retrieval.audit.changes import Factor
 from safe_retrieval.audit.figures import HEADLINE
@@ -242,10 +242,7 @@ class AuditSettings(_Settings):
         Raises:
             ConfigError: an environment variable in it is not set.
         """
-        text = os.path.expandvars(path.expanduser())
-        if "$" in text:
-            raise ConfigError(f"{path}: expected the environment variable in it to be set; set it, or write it out")
-        return self.folder / text
+        return placed(self.folder, path)
 
 
 def load_settings(source: AuditSettings | Mapping[str, Any] | str | Path) -> AuditSettings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from safe_retrieval._paths import placed
 from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.encoder.policy import policy_from
 from safe_retrieval.encoder.pooled import BIDIRECTIONAL, CAUSAL
@@ -264,11 +264,3 @@ def _folder_or_name(folder: Path, name: str) -> str:
 
 def _under(folder: Path, path: Path | None) -> Path | None:
     return None if path is None else placed(folder, path)
-
-
-def placed(folder: Path, path: Path) -> Path:
-    """A path with ``~`` and environment variables filled in, relative to the configuration's folder."""
-    text = os.path.expandvars(path.expanduser())
-    if "$" in text:
-        raise ConfigError(f"{path}: expected the environment variable in it to be set; set it, or write the path out")
-    return folder / text

@@ -27,13 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from safe_retrieval._extras import require
+from safe_retrieval._paths import placed
 from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.encoder.pooled import masked_mean, text_states
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import ConfigError, TrainingError
 from safe_retrieval.models.naming import folder_or_name
 from safe_retrieval.training.checkpoint import Checkpoints, Position
-from safe_retrieval.training.config import placed
 from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.queries import evaluation_texts, read_queries, without
 from safe_retrieval.training.responses import read_responses
