@@ -100,8 +100,10 @@ def get_wheel(out: Path, wheel: Path | None) -> Path:
 def run_ours(job: Job) -> dict[str, Any]:
     """Train with our trainer; the curve is its log, with the seconds at which each evaluation came."""
     config = load_config(Path(job.config))
-    responses = config.responses_file or config.out / "responses.jsonl"
-    config = config.model_copy(update={"out": Path(job.out) / "ours", "responses_file": responses})
+    ours = Path(job.out) / "ours"
+    # Prefixes of its own: to compute them is part of what is timed.
+    apart = {"out": ours, "responses_file": config.responses_path, "prefixes": ours / "prefixes"}
+    config = config.model_copy(update=apart)
     prepared = trainer.prepare(config)
     write_material(job, prepared)
     clock = _Clock()

@@ -84,7 +84,7 @@ def ablation_config(ablations: Ablations, name: str, out: Path, *, queries: int 
     except ValidationError as error:
         raise ConfigError(f"ablation {name}: {_told(error)}") from error
     if _generation(config) == _generation(base):
-        return config.model_copy(update={"responses_file": base.responses_file or base.out / "responses.jsonl"})
+        return config.model_copy(update={"responses_file": base.responses_path})
     return config.model_copy(update={"responses_file": None})
 
 

@@ -76,7 +76,13 @@ def card(record: AdapterRecord, parameters: int, evaluations: Sequence[Mapping[s
 
 def _head(record: AdapterRecord, parameters: int) -> str:
     shape, teacher = record.shape, record.teacher
+    answering = _answering_name(record)
+    writer = "the\nmodel" if answering == record.backbone.name else f"{answering}, whose\nanswers taught it,"
     who = "it" if "judge" not in record.training else f"{_judge_name(record)}, which taught it,"
+    method = "Nothing is generated. Method: LLM2Vec-Gen"
+    foreseen = (
+        f"the embedding of the answer that {writer} *would* write, and the probability that {who} would refuse to"
+    )
     table = _table(
         {
             "backbone, frozen": f"{record.backbone.name} ({_licence(record.backbone.name)})",
@@ -91,8 +97,7 @@ def _head(record: AdapterRecord, parameters: int) -> str:
     )
     return f"""# Response adapter: {record.backbone.name} to {record.teacher.name}
 
-With this adapter one forward pass of the frozen language model gives, for a query, the embedding of the answer that the
-model *would* write, and the probability that {who} would refuse to. Nothing is generated. Method: LLM2Vec-Gen
+With this adapter one forward pass of the frozen language model gives, for a query, {foreseen}. {method}
 (arXiv 2603.10913), changed as `docs/training.md` says.
 
 {table}
@@ -124,7 +129,7 @@ def _training(record: AdapterRecord) -> str:
         (
             "## Training",
             "",
-            _queries(facts),
+            _queries(record),
             "",
             "| queries from | number | source and licence |",
             "|---|---|---|",
@@ -137,10 +142,12 @@ def _training(record: AdapterRecord) -> str:
     )
 
 
-def _queries(facts: Mapping[str, Any]) -> str:
+def _queries(record: AdapterRecord) -> str:
+    facts, answering = record.training, _answering_name(record)
+    whose = "the backbone's own" if answering == record.backbone.name else f"{answering}'s"
     apart = " No query repeats one that is evaluated on, by normalised text."
     return (
-        f"{facts.get('queries', 0):,} unlabelled queries, each labelled by the backbone's own greedy response alone; "
+        f"{facts.get('queries', 0):,} unlabelled queries, each labelled by {whose} greedy response alone; "
         f"{_percent(facts.get('refused_share'))} of the responses refuse. {facts.get('held_out_queries', 0):,} more "
         f"queries were held out.{apart if facts.get('kept_apart') else ''}"
     )
@@ -162,8 +169,15 @@ The probability that an answer would be refused is not that of {record.backbone.
 
 
 def _judge_name(record: AdapterRecord) -> str:
+    """Whose refusals are foreseen."""
     judge: Mapping[str, Any] | None = record.training.get("judge")
-    return str(record.backbone.name if judge is None else judge["name"])
+    return _answering_name(record) if judge is None else str(judge["name"])
+
+
+def _answering_name(record: AdapterRecord) -> str:
+    """Whose answers are foreseen."""
+    other: Mapping[str, Any] | None = record.training.get("answered_by")
+    return record.backbone.name if other is None else str(other["name"])
 
 
 def _settings(settings: Mapping[str, Any]) -> list[str]:
@@ -205,7 +219,8 @@ def _gate(record: AdapterRecord) -> str:
     shares: Mapping[str, Mapping[str, Any]] = record.training.get("gate") or {}
     if not shares:
         return ""
-    judge = "judge" if "judge" in record.training else "backbone"
+    teaching = "model that answered" if "answered_by" in record.training else "backbone"
+    judge = "judge" if "judge" in record.training else teaching
     sources = list(dict.fromkeys(source for share in shares.values() for source in share["answered_by_source"]))
     rows = [
         f"| {threshold} | {_percent(share['refused'])} | {_percent(share['answered'])} | "
@@ -257,6 +272,7 @@ def _hashes(record: AdapterRecord) -> str:
             "weights": f"`{record.weights_sha256}`",
             "record": f"`{record.record_sha256}`",
             "backbone": f"`{record.backbone.fingerprint}`",
+            **_answering_hash(record),
             **_teacher_hash(record),
             "teacher's space": f"`{record.teacher.space}`",
             "policy": f"`{record.policy.policy.sha256}`",
@@ -293,6 +309,11 @@ def _loaded_by(record: AdapterRecord) -> str:
     if _is_shipped(record):
         return f'backbone="{record.backbone.name}")  # or ResponseEncoder.load(FOLDER'
     return '"FOLDER"'
+
+
+def _answering_hash(record: AdapterRecord) -> dict[str, str]:
+    other: Mapping[str, Any] | None = record.training.get("answered_by")
+    return {} if other is None else {"model that answered": f"`{other['fingerprint']}`"}
 
 
 def _teacher_hash(record: AdapterRecord) -> dict[str, str]:

@@ -65,11 +65,18 @@ class Precision(StrEnum):
     FULL = "full"
     INT8 = "int8"
 
+    @property
+    def dtype(self) -> str:
+        """What :meth:`LanguageModel.load` takes for it."""
+        return "auto" if self is Precision.FULL else self.value
+
 
 class ResponseSettings(_Settings):
     """How responses are generated.
 
     Attributes:
+        model: who answers: a catalog name, hub id or folder. ``None`` is the backbone itself; another, better aligned
+            one teaches the backbone's trained tokens to foresee *its* answers, and the refusal head its verdicts.
         max_new_tokens: bound on a response.
         batch_size: queries decoded together.
         precision: ``full``, that of the training, or ``int8``: answers, and the kept prefixes that the trained tokens
@@ -77,6 +84,7 @@ class ResponseSettings(_Settings):
             tokens and their gradients are computed in full precision either way.
     """
 
+    model: str | None = None
     precision: Precision = Precision.FULL
     max_new_tokens: int = Field(default=48, gt=0)
     batch_size: int = Field(default=128, gt=0)
@@ -153,6 +161,8 @@ class TrainingConfig(_Settings):
         responses_file: responses that are there already, or where they go; ``None`` keeps them in ``out``.
         held_out: queries kept back for evaluation.
         checkpoint_steps: steps between checkpoints.
+        prefixes: folder of kept prefixes; ``None`` is beside the responses, so that runs which share them compute each
+            query once.
         prefix_gigabytes: bound on kept prefixes.
     """
 
@@ -165,12 +175,23 @@ class TrainingConfig(_Settings):
     seed: int = 0
     held_out: int = Field(default=256, gt=0)
     checkpoint_steps: int = Field(default=50, gt=0)
+    prefixes: Path | None = None
     prefix_gigabytes: float = Field(default=8.0, ge=0)
     queries: QuerySettings
     responses: ResponseSettings = ResponseSettings()
     adapter: AdapterSettings = AdapterSettings()
     loss: LossSettings = LossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
+
+    @property
+    def responses_path(self) -> Path:
+        """The responses file, wherever it is."""
+        return self.responses_file or self.out / "responses.jsonl"
+
+    @property
+    def prefixes_path(self) -> Path:
+        """The folder of kept prefixes, wherever it is."""
+        return self.prefixes or self.responses_path.parent / "prefixes"
 
     @field_validator("policy")
     @classmethod
@@ -211,12 +232,17 @@ def load_config(path: Path) -> TrainingConfig:
         ConfigError: the file cannot be read, or a field is unknown or wrong; the message names it.
     """
     config = _read(path, TrainingConfig)
+    model = config.responses.model
     anchored = {
         "backbone": _folder_or_name(path.parent, config.backbone),
         "teacher": _folder_or_name(path.parent, config.teacher),
+        "responses": config.responses.model_copy(
+            update={"model": None if model is None else _folder_or_name(path.parent, model)}
+        ),
         "queries": _anchored(config.queries, path.parent),
         "out": placed(path.parent, config.out),
         "responses_file": _under(path.parent, config.responses_file),
+        "prefixes": _under(path.parent, config.prefixes),
     }
     return config.model_copy(update=anchored)
 

@@ -70,6 +70,7 @@ class Prepared:
     prefixes: PrefixCache
     training: list[Response]
     held_out: list[Response]
+    answered_by: BackboneRecord | None = None
 
 
 def train(config: TrainingConfig, *, offline: bool = False, answered_only: bool = False) -> Path:
@@ -116,16 +117,14 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     model = LanguageModel.load(config.backbone, offline=offline).in_template(chat=config.template is PromptStyle.CHAT)
     policy = policy_from(config.policy)
     config.out.mkdir(parents=True, exist_ok=True)
-    answering = _answering(config, model, offline=offline)
+    reader = _reader(config, model, offline=offline)
     prefixes = PrefixCache(
-        answering, policy.system_prompt, config.out / "prefixes", max_bytes=int(config.prefix_gigabytes * 2**30)
+        reader, policy.system_prompt, config.prefixes_path, max_bytes=int(config.prefix_gigabytes * 2**30)
     )
     teacher = load_teacher(config.teacher, model, offline=offline)  # what is missing is said before hours of work
-    queries, file = (
-        choose_queries(config.queries, seed=config.seed),
-        config.responses_file or config.out / "responses.jsonl",
-    )
+    queries, file = choose_queries(config.queries, seed=config.seed), config.responses_path
     longest = config.responses.max_new_tokens
+    answering = _answering(config, reader, offline=offline)
     if answered_only:
         responses = answered_responses(answering, queries, policy, file, max_new_tokens=longest)
     else:
@@ -137,9 +136,10 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
             max_new_tokens=longest,
             batch_size=config.responses.batch_size,
             workers=config.optimiser.workers,
-            prefixes=prefixes,
+            prefixes=prefixes if answering is reader else None,
             seed=config.seed,
         )
+    answered_by = None if answering.fingerprint == model.fingerprint else _named(answering)
     usable = [row for row in responses if row.response]  # an empty answer has nothing to foresee
     if len(usable) < 2 * config.held_out:
         raise TrainingError(
@@ -148,27 +148,41 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
         )
     require_both_verdicts(np.array([row.refused for row in usable]))
     held_out, training = usable[: config.held_out], usable[config.held_out :]
-    return Prepared(config, model, policy, teacher, prefixes, training, held_out)
+    return Prepared(config, model, policy, teacher, prefixes, training, held_out, answered_by)
 
 
-def _answering(config: TrainingConfig, model: LanguageModel, *, offline: bool) -> LanguageModel:
-    """The backbone that answers and reads queries: ``model`` itself, or a second one of the precision asked for."""
+def _reader(config: TrainingConfig, model: LanguageModel, *, offline: bool) -> LanguageModel:
+    """The backbone in the precision in which queries are read: ``model`` itself, or a second copy."""
     if config.responses.precision is Precision.FULL:
         return model
-    second = LanguageModel.load(config.backbone, dtype=config.responses.precision.value, offline=offline)
+    second = LanguageModel.load(config.backbone, dtype=config.responses.precision.dtype, offline=offline)
     return second.in_template(chat=model.chat)
 
 
-_NOT_DECISIVE = {"out", "checkpoint_steps", "prefix_gigabytes"}
+def _answering(config: TrainingConfig, reader: LanguageModel, *, offline: bool) -> LanguageModel:
+    """Who answers: the backbone that reads, or another model in the same precision and in its own chat template."""
+    if config.responses.model is None:
+        return reader
+    return LanguageModel.load(config.responses.model, dtype=config.responses.precision.dtype, offline=offline)
+
+
+def _named(model: LanguageModel) -> BackboneRecord:
+    return BackboneRecord(name=model.name, fingerprint=model.fingerprint)
+
+
+_NOT_DECISIVE = {"out", "checkpoint_steps", "prefixes", "prefix_gigabytes"}
 """Settings that a run may be continued with others of."""
 
-_STANDS_FOR = {"backbone", "teacher", "queries", "responses_file"}
+_STANDS_FOR: dict[str, Any] = {
+    **dict.fromkeys(("backbone", "teacher", "queries", "responses_file"), True),
+    "responses": {"model"},
+}
 """Names and paths; what they lead to is hashed in their place, for it may be another thing by now, or lie elsewhere."""
 
 
 def _identity(prepared: Prepared) -> str:
     """Hash of all that decides the result of a run."""
-    settings = prepared.config.model_dump_json(exclude=_NOT_DECISIVE | _STANDS_FOR)
+    settings = prepared.config.model_dump_json(exclude=dict.fromkeys(_NOT_DECISIVE, True) | _STANDS_FOR)
     rows = sha256_of(prepared.training), sha256_of(prepared.held_out)
     order = (row.query for row in (*prepared.held_out, *prepared.training))
     parts = (settings, prepared.model.fingerprint, prepared.teacher.space, *rows, *order)
@@ -277,7 +291,7 @@ def _record(prepared: Prepared, run: Run, refusal: FittedRefusal, *, seconds: fl
     model, policy, rows = prepared.model, prepared.policy, prepared.training
     teacher, template = prepared.teacher, model.shared_prefix(policy.system_prompt).template
     return AdapterRecord(
-        backbone=BackboneRecord(name=model.name, fingerprint=model.fingerprint),
+        backbone=_named(model),
         teacher=TeacherRecord(
             name=teacher.name, space=teacher.space, dimension=teacher.dimension, fingerprint=teacher.fingerprint
         ),
@@ -310,6 +324,7 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "settings": config.model_dump(mode="json", include={"responses", "adapter", "loss", "optimiser"}),
         "last_phase": position.phase,
         "last_step": position.step,
+        **({} if prepared.answered_by is None else {"answered_by": prepared.answered_by.model_dump()}),
         "held_out": _evaluation(run),
         "seconds_of_last_start": round(seconds),
         "dtype": prepared.model.precision,

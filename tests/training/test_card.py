@@ -58,6 +58,21 @@ def test_everything_is_from_the_record() -> None:
     assert "Held-out figures while" not in text
 
 
+def test_it_says_whose_answers_are_foreseen() -> None:
+    record = record_for(tiny_model())
+    own = card(record.model_copy(update={"training": TRAINING}), 1)
+    assert "the answer that the\nmodel *would* write" in own
+    assert "the backbone's own greedy response" in own
+    assert "that the backbone refuses" in own
+    answered = {**TRAINING, "answered_by": {"name": "larger", "fingerprint": "sha256:larger"}}
+    other = card(record.model_copy(update={"training": answered}), 1)
+    assert "the answer that larger, whose\nanswers taught it, *would* write" in other
+    assert "larger's greedy response" in other
+    assert "that the model that answered refuses" in other
+    assert "The verdict is that of larger" in other
+    assert "`sha256:larger`" in other
+
+
 def test_licences_come_from_the_catalog() -> None:
     record = record_for(tiny_model())
     known = record.model_copy(

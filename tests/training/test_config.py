@@ -48,6 +48,11 @@ def test_paths_are_relative_to_the_file_and_variables_are_filled_in(
     )
     assert config.queries.keep_apart_from == Path("/somewhere")
     assert (config.out, config.responses_file) == (tmp_path / "run", tmp_path / "kept/responses.jsonl")
+    assert (config.responses_path, config.prefixes_path) == (config.responses_file, tmp_path / "kept/prefixes")
+    own = load_config(write(tmp_path, {**content, "prefixes": "apart"}))
+    assert own.prefixes_path == tmp_path / "apart"
+    alone = load_config(write(tmp_path, {**content, "responses_file": None}))
+    assert (alone.responses_path, alone.prefixes_path) == (own.out / "responses.jsonl", own.out / "prefixes")
 
 
 def test_a_model_is_a_folder_beside_the_file_where_there_is_one_and_it_is_no_name_of_the_catalog(

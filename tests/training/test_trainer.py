@@ -25,7 +25,7 @@ from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.refusal import fit_refusal
 from safe_retrieval.training.teachers import EncoderTeacher, load_teacher
 from safe_retrieval.training.trainer import Prepared, train
-from tests.support.tiny_models import tiny_model
+from tests.support.tiny_models import save_tiny_model, tiny_model
 from tests.support.tiny_training import QUERIES, refuses, write_config
 
 pytestmark = pytest.mark.usefixtures("verdicts")
@@ -370,6 +370,7 @@ def test_training_on_what_is_answered_already(configure: Callable[..., TrainingC
     content = file.read_bytes()
     more = configure(out="more", responses_file=str(file))
     train(more, offline=True, answered_only=True)
+    assert not (more.out / "prefixes").exists()  # they lie beside the responses, for every run that shares those
     assert load_adapter(more.out / "adapter").record.training["queries"] == 20
     assert file.read_bytes() == content
 
@@ -454,3 +455,20 @@ def test_answers_and_prefixes_in_eight_bits(configure: Callable[..., TrainingCon
     assert record.training["dtype"] != "int8"  # the tokens and their gradients
     with pytest.raises(TrainingError, match="another precision"):
         train(configure(), offline=True)
+
+
+def test_another_model_answers(configure: Callable[..., TrainingConfig], tmp_path: Path) -> None:
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    config = configure(responses={"model": str(other)})
+    train(config, offline=True)
+    answering = LanguageModel.load(str(other), offline=True)
+    header, rows = responses.read_responses(config.out / "responses.jsonl")
+    assert header.backbone_fingerprint == answering.fingerprint
+    record = load_adapter(config.out / "adapter").record
+    assert record.training["answered_by"] == {"name": answering.name, "fingerprint": answering.fingerprint}
+    assert record.backbone.fingerprint != answering.fingerprint
+    ResponseEncoder.load(config.out / "adapter", offline=True).encode(["what is bread?"])
+    alone = configure(out="alone")
+    train(alone, offline=True)
+    assert "answered_by" not in load_adapter(alone.out / "adapter").record.training
+    assert rows != responses.read_responses(alone.out / "responses.jsonl")[1]
