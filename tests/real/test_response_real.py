@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from safe_retrieval.audit.probes import ProbeKind, load_probe_set
+from safe_retrieval.backbone.eight_bit import can_multiply_exactly
 from safe_retrieval.backbone.language_model import MAX_QUERY_TOKENS
 from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.cli.main import app
@@ -135,6 +136,17 @@ def test_a_shipped_adapter(name: str) -> None:
     assert alone_refusal is not None
     assert np.abs(alone_refusal - refusal).max() < 0.05
     assert all(text.strip() for text in encoder.decode(HARMLESS[-2:], max_new_tokens=8))
+
+
+@pytest.mark.skipif(not can_multiply_exactly(), reason="this processor saturates 8-bit products")
+def test_in_eight_bits_vectors_and_verdicts_are_near() -> None:
+    backbone = "qwen2.5-coder-0.5b-instruct"
+    texts = [*HARMLESS, *[probe.text for probe in load_probe_set().of_kind(ProbeKind.HARMFUL)[::33]]]
+    full, int8 = (ResponseEncoder.load(backbone=backbone, dtype=dtype).encode(texts) for dtype in ("auto", "int8"))
+    assert np.einsum("nd,nd->n", full.vectors, int8.vectors).min() > 0.98
+    assert full.refusal is not None
+    assert int8.refusal is not None
+    assert np.abs(full.refusal - int8.refusal).max() < 0.2
 
 
 @pytest.mark.parametrize(
