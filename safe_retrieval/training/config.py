@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from safe_retrieval._paths import placed
+from safe_retrieval.backbone.language_model import EIGHT_BIT
 from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.encoder.policy import policy_from
 from safe_retrieval.encoder.pooled import BIDIRECTIONAL, CAUSAL
@@ -63,7 +64,7 @@ class Precision(StrEnum):
     """What the backbone computes in while it reads queries and answers them."""
 
     FULL = "full"
-    INT8 = "int8"
+    INT8 = EIGHT_BIT
 
     @property
     def dtype(self) -> str:

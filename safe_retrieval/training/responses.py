@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.verdict import is_refusal
 from safe_retrieval.errors import TrainingError
+from safe_retrieval.training.config import Precision
 from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.parallel import side_by_side
 from safe_retrieval.training.queries import TrainingQuery
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from safe_retrieval.backbone.language_model import LanguageModel
     from safe_retrieval.encoder.policy import ResponsePolicy
     from safe_retrieval.training.prefix_cache import PrefixCache
-
-
-_FULL = "full"  # whatever floating point the processor is at home in; files from before they said so hold no other
 
 
 class ResponsesHeader(BaseModel):
@@ -53,7 +51,7 @@ class ResponsesHeader(BaseModel):
     template_sha256: str
     max_new_tokens: int
     decoding: str = "greedy"
-    precision: str = _FULL
+    precision: Precision = Precision.FULL  # files from before they said so hold no other
 
 
 class Response(NamedTuple):
@@ -80,8 +78,6 @@ _ROW = TypeAdapter(Response, config=ConfigDict(strict=True))
 
 def header_for(model: LanguageModel, policy: ResponsePolicy, *, max_new_tokens: int) -> ResponsesHeader:
     """The header of a run with these settings."""
-    from safe_retrieval.backbone.language_model import EIGHT_BIT
-
     return ResponsesHeader(
         backbone=model.name,
         backbone_fingerprint=model.fingerprint,
@@ -89,7 +85,7 @@ def header_for(model: LanguageModel, policy: ResponsePolicy, *, max_new_tokens: 
         system_prompt=policy.system_prompt,
         template_sha256=model.shared_prefix(policy.system_prompt).template.sha256,
         max_new_tokens=max_new_tokens,
-        precision=EIGHT_BIT if model.precision == EIGHT_BIT else _FULL,
+        precision=Precision.INT8 if model.precision == Precision.INT8 else Precision.FULL,
     )
 
 

@@ -13,7 +13,6 @@ import yaml
 from typer.testing import CliRunner
 
 from safe_retrieval.audit.probes import ProbeKind, load_probe_set
-from safe_retrieval.backbone.eight_bit import can_multiply_exactly
 from safe_retrieval.backbone.language_model import MAX_QUERY_TOKENS
 from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.cli.main import app
@@ -22,6 +21,7 @@ from safe_retrieval.encoder.persistence import load_adapter
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
 from safe_retrieval.models.fetch import resolve
+from tests.support.processors import needs_vnni
 
 pytestmark = pytest.mark.real
 
@@ -138,7 +138,7 @@ def test_a_shipped_adapter(name: str) -> None:
     assert all(text.strip() for text in encoder.decode(HARMLESS[-2:], max_new_tokens=8))
 
 
-@pytest.mark.skipif(not can_multiply_exactly(), reason="this processor saturates 8-bit products")
+@needs_vnni
 def test_in_eight_bits_vectors_and_verdicts_are_near() -> None:
     backbone = "qwen2.5-coder-0.5b-instruct"
     texts = [*HARMLESS, *[probe.text for probe in load_probe_set().of_kind(ProbeKind.HARMFUL)[::33]]]

@@ -25,6 +25,7 @@ from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.refusal import fit_refusal
 from safe_retrieval.training.teachers import EncoderTeacher, load_teacher
 from safe_retrieval.training.trainer import Prepared, train
+from tests.support.processors import needs_vnni
 from tests.support.tiny_models import save_tiny_model, tiny_model
 from tests.support.tiny_training import QUERIES, refuses, write_config
 
@@ -444,6 +445,7 @@ def test_without_the_chat_template(configure: Callable[..., TrainingConfig]) -> 
         configure(template="chatml")
 
 
+@needs_vnni
 def test_answers_and_prefixes_in_eight_bits(configure: Callable[..., TrainingConfig]) -> None:
     config = configure(responses={"precision": "int8"})
     train(config, offline=True)
