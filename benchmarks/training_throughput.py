@@ -59,6 +59,10 @@ class _TimedLog(TrainingLog):
         self.restart()
 
 
+def _examples(texts: list[str], targets: torch.Tensor) -> Examples:
+    return Examples(texts, [[0]] * len(texts), targets, torch.zeros(len(texts), dtype=torch.bool))
+
+
 def measure(model: LanguageModel, *, tokens: int, queries: int, batch_size: int, workers: int) -> dict[str, Any]:
     """Samples a second of one setting.
 
@@ -77,8 +81,8 @@ def measure(model: LanguageModel, *, tokens: int, queries: int, batch_size: int,
             model=model,
             adapter=ResponseAdapter(shape, state_scale=3.0, embedding_scale=model.embedding_scale),
             prefixes=PrefixCache(model, CAREFUL.system_prompt, Path(folder) / "prefixes"),
-            training=Examples(texts[_HELD_OUT:], [[0]] * queries, targets[_HELD_OUT:]),
-            held_out=Examples(texts[:_HELD_OUT], [[0]] * _HELD_OUT, targets[:_HELD_OUT]),
+            training=_examples(texts[_HELD_OUT:], targets[_HELD_OUT:]),
+            held_out=_examples(texts[:_HELD_OUT], targets[:_HELD_OUT]),
             loss=LossSettings(reconstruction_weight=0.0, contrast_weight=0.0),
             optimiser=OptimiserSettings(epochs=_EPOCHS, batch_size=batch_size, workers=workers, head_epochs=0),
             checkpoints=Checkpoints(Path(folder), "throughput"),

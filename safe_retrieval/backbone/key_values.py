@@ -31,6 +31,11 @@ class KeyValues(NamedTuple):
         """Number of positions n."""
         return int(self.keys[0].shape[2])
 
+    @property
+    def values_size(self) -> int:
+        """Numbers V of one position's values, all layers side by side."""
+        return sum(int(value.shape[1] * value.shape[3]) for value in self.values)
+
     def select(self, rows: Tensor) -> KeyValues:
         """The given rows, copied."""
         return KeyValues(tuple(k[rows] for k in self.keys), tuple(v[rows] for v in self.values))
@@ -67,6 +72,17 @@ class KeyValues(NamedTuple):
     def from_cache(cls, cache: DynamicCache) -> KeyValues:
         """What a cache holds now."""
         return cls(tuple(layer.keys for layer in cache.layers), tuple(layer.values for layer in cache.layers))
+
+    def mean_values(self, weights: Tensor) -> Tensor:
+        """(B, V) float32: values of all layers side by side, averaged over positions.
+
+        Args:
+            weights: (B, m) float32 of the first m positions; a row of zeros gives zeros.
+        """
+        mean = weights[:, None, None] / weights.sum(1).clamp(min=1e-9)[:, None, None, None]  # (B, 1, 1, m)
+        width = weights.shape[1]
+        layers = [(mean @ value[:, :, :width].float()).flatten(1) for value in self.values]
+        return torch.cat(layers, dim=1)
 
     def pack(self, rows: int, columns: slice) -> Tensor:
         """One row's positions as one tensor (layers, 2, kv_heads, n, head_dim), for keeping."""

@@ -58,6 +58,20 @@ class Prefix(NamedTuple):
         return Prefix(self.key_values.select(rows), self.mask[rows], self.lengths[rows], self.state[rows])
 
 
+class JointStates(NamedTuple):
+    """What one pass over B prompts and T positions behind each of them gives.
+
+    Attributes:
+        prompt: (B, H) last-layer states, after the final norm, at the end of the prompt.
+        tail: (B, T, H) those of the positions behind it.
+        values: (B, V) float32, as :meth:`LanguageModel.query_values` gives them; ``None`` if they were not asked for.
+    """
+
+    prompt: Tensor
+    tail: Tensor
+    values: Tensor | None
+
+
 @dataclass(frozen=True)
 class SharedPrefix:
     """The template of one system prompt with the keys and values of its first part, (1, kv_heads, S, head_dim)."""
@@ -199,6 +213,11 @@ class LanguageModel:
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return int(self._decoder.config.num_hidden_layers)
+
+    @property
     def batch_cells(self) -> int:
         """Cells of a padded batch that passes are at full speed with, where texts are there to be put in any order.
 
@@ -263,16 +282,16 @@ class LanguageModel:
         return Prefix(key_values, prompt.mask, prompt.lengths, out.last_hidden_state[:, -1])
 
     @torch.inference_mode()
-    def joint_pass(self, token_ids: Sequence[Sequence[int]], system_prompt: str, tail: Tensor) -> tuple[Tensor, Tensor]:
+    def joint_pass(
+        self, token_ids: Sequence[Sequence[int]], system_prompt: str, tail: Tensor, *, read_values: bool = False
+    ) -> JointStates:
         """Prefix and continuation in one pass, for when nothing is to be kept.
 
         Args:
             token_ids: B query parts, from :meth:`token_ids`.
             system_prompt: as for :meth:`prefix_pass`.
             tail: (T, H) input embeddings that follow every prompt.
-
-        Returns:
-            (B, H) states at the end of the prompt and (B, T, H) states of the tail, last layer, after the final norm.
+            read_values: also average the queries' attention values, as :meth:`query_values` does.
 
         Raises:
             InputError: there is no row, or a row is empty.
@@ -282,14 +301,34 @@ class LanguageModel:
         steps = tail.shape[0]
         own = torch.cat((self.embed(prompt.ids), tail.to(self.dtype).expand(batch, -1, -1)), dim=1)  # (B, L + T, H)
         behind = prompt.lengths[:, None] + torch.arange(steps, device=self.device)
-        states = self.body(
+        out = self.body(
             inputs_embeds=own,
             attention_mask=torch.cat((prompt.mask, prompt.mask.new_ones(batch, steps)), dim=1),
             position_ids=torch.cat((prompt.positions, behind), dim=1),
             past_key_values=prompt.shared.to_cache(),
             use_cache=True,
-        ).last_hidden_state
-        return states[:, width - 1], states[:, width:]
+        )
+        states = out.last_hidden_state
+        values = None
+        if read_values:
+            own_positions = self._own_positions(prompt.mask, system_prompt)
+            values = KeyValues.from_cache(out.past_key_values).mean_values(own_positions)
+        return JointStates(states[:, width - 1], states[:, width:], values)
+
+    def query_values(self, prefix: Prefix, system_prompt: str) -> Tensor:
+        """(B, V) float32: the attention values of every layer side by side, averaged over a query's own positions.
+
+        Neither the policy nor what follows a query in the template is averaged in. Zeros for a query without a token.
+        """
+        return prefix.key_values.mean_values(self._own_positions(prefix.mask, system_prompt))
+
+    def _own_positions(self, mask: Tensor, system_prompt: str) -> Tensor:
+        """(B, n) float32 with ones where a padded prompt's (B, n) mask has the query itself."""
+        shared = self.shared_prefix(system_prompt)
+        own = mask.float()
+        own[:, : shared.length] = 0
+        own[:, mask.shape[1] - len(shared.template.after) :] = 0
+        return own
 
     def continuation_pass(self, prefix: Prefix, embeddings: Tensor) -> Tensor:
         """Run T more positions, given as input embeddings (B, T, H) or (T, H), behind a prefix.

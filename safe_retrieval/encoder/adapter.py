@@ -4,6 +4,10 @@ Source: LLM2Vec-Gen (arXiv 2603.10913). Trained tokens follow the prompt; the la
 tokens go through a reconstruction head, p = W_rec h, and an alignment head, e = mean over tokens of align(p). p also
 stands for the response as a soft prompt, from which the frozen model can write it back.
 
+The response to a query is an answer or a refusal, and no line through both is a good fit of either. Where a shape is a
+mixture, the alignment head is that of answers alone, and the embedding is the expectation over both cases: the
+answer's, weighted by the probability of an answer, plus that of the mean refusal, weighted by that of a refusal.
+
 Two scalars condition the linear maps without changing what they can express: states are divided by ``state_scale``
 (their root mean square), and soft prompts are p times ``embedding_scale`` (the root mean square of the vocabulary's
 embeddings), so that p has entries of order one and an untrained p already looks like an input to the backbone.
@@ -12,10 +16,17 @@ embeddings), so that p has entries of order one and an untrained p already looks
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from safe_retrieval.errors import InputError
@@ -29,7 +40,10 @@ class HeadShape(StrEnum):
     MLP = "mlp"
     """The linear layer plus a hidden layer with a learned offset a token: order of the tokens can matter."""
     RIDGE = "ridge"
-    """One linear layer over the states side by side, fitted in closed form once the tokens are trained."""
+    """One linear layer over all that is read, side by side, fitted in closed form once the tokens are trained."""
+
+
+_LATER = {"values", "mixture"}
 
 
 class AdapterShape(BaseModel):
@@ -44,6 +58,10 @@ class AdapterShape(BaseModel):
         head_width: width of the hidden layer of an MLP head.
         read_prompt: also read the state at the end of the prompt, where the model is about to answer; it costs
             nothing, since the prompt is run anyway.
+        values: numbers V that the alignment head reads as well, 0 for none: the query's attention values, averaged over
+            its own positions, of every layer side by side. Low layers tell which words stand there, which a handful of
+            states forget; the values are there once the prompt has been run. Of a ridge head.
+        mixture: whether the embedding is the expectation over an answer and a refusal. Of a ridge head.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +73,19 @@ class AdapterShape(BaseModel):
     head: HeadShape = HeadShape.MLP
     head_width: int = Field(default=512, gt=0)
     read_prompt: bool = True
+    values: int = Field(default=0, ge=0)
+    mixture: bool = False
+
+    @model_serializer(mode="wrap")
+    def _known(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What came later is left out at its default, so that an older record is written as it was."""
+        return {name: value for name, value in serialise(self).items() if value or name not in _LATER}
+
+    @model_validator(mode="after")
+    def _only_what_is_solved_for(self) -> AdapterShape:
+        if self.head is not HeadShape.RIDGE and (self.values or self.mixture):
+            raise ValueError("expected the head ridge where values are read or refusals are mixed in")
+        return self
 
     @property
     def tokens(self) -> int:
@@ -78,6 +109,7 @@ class ResponseAdapter(nn.Module):
 
     state_scale: Tensor
     embedding_scale: Tensor
+    refusal: Tensor
 
     def __init__(self, shape: AdapterShape, *, state_scale: float = 1.0, embedding_scale: float = 1.0) -> None:
         super().__init__()
@@ -91,6 +123,11 @@ class ResponseAdapter(nn.Module):
         nn.init.zeros_(self.reconstruction.bias)
         if shape.head is HeadShape.RIDGE:
             self.joined = nn.Linear(shape.states * size, dimension)
+            if shape.values:
+                self.worded = nn.Linear(shape.values, dimension, bias=False)
+                nn.init.zeros_(self.worded.weight)  # until it is solved for
+            if shape.mixture:
+                self.register_buffer("refusal", torch.zeros(dimension))
             return
         self.alignment = nn.Linear(size, dimension)
         if shape.head is HeadShape.MLP:
@@ -102,15 +139,29 @@ class ResponseAdapter(nn.Module):
         """p = W_rec h: (B, R, H) states to (B, R, H), entries of order one."""
         return self.reconstruction(states.float() / self.state_scale)  # type: ignore[no-any-return]
 
-    def align(self, projected: Tensor) -> Tensor:
-        """e: (B, R, H) to (B, D), not normalised."""
+    def align(self, projected: Tensor, values: Tensor | None = None) -> Tensor:
+        """e: (B, R, H), and (B, V) where values are read, to (B, D), not normalised.
+
+        Without the values a head that reads them gives what the states alone say, as while the tokens are trained.
+        """
         if self.shape.head is HeadShape.RIDGE:
-            return self.joined(projected.flatten(1))  # type: ignore[no-any-return]
+            of_states: Tensor = self.joined(projected.flatten(1))
+            return of_states if values is None else of_states + self.worded(values)
         vectors = self.alignment(projected.mean(1))
         if self.shape.head is HeadShape.MLP:
             hidden = torch.nn.functional.gelu(self.hidden(projected) + self.offsets)
             vectors = vectors + self.out(hidden.mean(1))
         return vectors  # type: ignore[no-any-return]
+
+    def expect(self, vectors: Tensor, refusal: Tensor) -> Tensor:
+        """(B, D) of answers and (B,) refusal probabilities to the expectation over both cases, (B, D).
+
+        The vectors themselves where the shape is no mixture.
+        """
+        if not self.shape.mixture:
+            return vectors
+        refused = refusal[:, None].to(vectors.dtype)
+        return (1 - refused) * vectors + refused * self.refusal
 
     def soft_prompt(self, projected: Tensor) -> Tensor:
         """(B, R, H) projected states to input embeddings of the backbone, (B, R, H)."""

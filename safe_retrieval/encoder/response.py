@@ -240,14 +240,16 @@ class ResponseEncoder:
 
         shape = self._adapter.shape
         with torch.inference_mode():
-            prompt, tail = self.model.joint_pass(ids, self.policy.system_prompt, self._adapter.tokens)
+            prompt, tail, values = self.model.joint_pass(
+                ids, self.policy.system_prompt, self._adapter.tokens, read_values=shape.values > 0
+            )
             states = tail[:, shape.thought_tokens :]
             if shape.read_prompt:
                 states = torch.cat((prompt[:, None], states), dim=1)
             projected = self._adapter.project(states)
-            features = self.refusal_head.features(prompt, self.model.logits(prompt))
-            vectors = self._adapter.align(projected).cpu().numpy()
-            refusal = self.refusal_head(features).cpu().numpy()
+            foreseen = self.refusal_head(self.refusal_head.features(prompt, self.model.logits(prompt)))
+            vectors = self._adapter.expect(self._adapter.align(projected, values), foreseen).cpu().numpy()
+            refusal = foreseen.cpu().numpy()
         if not np.isfinite(vectors).all():
             raise ModelError(f"{self.model.name} gave states that are not finite in {self.model.dtype}; use float32")
         return Compression(unit_rows(vectors), refusal, projected)

@@ -33,6 +33,15 @@ def shipped_adapter(backbone: str | None = None, teacher: str = DEFAULT_DOCUMENT
     return _HOME / wanted
 
 
+def adapter_folder(name: str) -> Path:
+    """An adapter folder, or the folder of the adapter that is shipped for a backbone of that name.
+
+    Raises:
+        AdapterError: it is no folder, and no adapter is shipped for that name.
+    """
+    return Path(name) if Path(name).is_dir() else shipped_adapter(name)
+
+
 def _catalog_name(name: str) -> str:
     record = catalog.find(name)
     return name if record is None else record.name

@@ -90,7 +90,7 @@ def _head(record: AdapterRecord, parameters: int) -> str:
             "document encoder": f"{teacher.name}: an index that it built can be asked through this adapter",
             "trained": (
                 f"{parameters:,} parameters: {shape.tokens} tokens ({shape.compression_tokens} of them read), "
-                f"reconstruction head, alignment head ({shape.head})"
+                f"reconstruction head, alignment head ({_head_kind(record)})"
             ),
             "licence of the adapter": "Apache-2.0; those of backbone, teacher and queries apply to what they cover",
         }
@@ -108,6 +108,16 @@ from safe_retrieval.encoder.response import ResponseEncoder
 encoder = ResponseEncoder.load({_loaded_by(record)})
 vectors, refusal = encoder.encode(["How do tides work?"])
 ```"""
+
+
+def _head_kind(record: AdapterRecord) -> str:
+    shape = record.shape
+    parts = [str(shape.head)]
+    if shape.values:
+        parts.append(f"over the states and {shape.values:,} attention values of the query")
+    if shape.mixture:
+        parts.append("mixed with the mean refusal by the probability of one")
+    return ", ".join(parts)
 
 
 def _policy(record: AdapterRecord) -> str:
@@ -149,7 +159,18 @@ def _queries(record: AdapterRecord) -> str:
     return (
         f"{facts.get('queries', 0):,} unlabelled queries, each labelled by {whose} greedy response alone; "
         f"{_percent(facts.get('refused_share'))} of the responses refuse. {facts.get('held_out_queries', 0):,} more "
-        f"queries were held out.{apart if facts.get('kept_apart') else ''}"
+        f"queries were held out.{apart if facts.get('kept_apart') else ''}{_tokens(record)}"
+    )
+
+
+def _tokens(record: AdapterRecord) -> str:
+    """Where trained tokens come from, if not from this run."""
+    origin: Mapping[str, Any] | None = record.training.get("tokens_from")
+    if origin is None:
+        return ""
+    return (
+        f" They were for the alignment and the refusal head. Tokens and reconstruction head are those of the adapter "
+        f"`{origin['adapter']}`, trained on {origin.get('queries', 0):,} queries, which the held-out ones may be among."
     )
 
 

@@ -97,6 +97,10 @@ class AdapterSettings(_Settings):
     Attributes:
         initial_text: what the trained tokens start as: the embeddings of this text, repeated as needed. A phrase that
             leads into an answer already makes their states speak of it.
+        read_values: whether the head reads the query's attention values as well.
+        tokens_from: folder of an adapter, or the backbone that one is shipped for, whose tokens and reconstruction head
+            this run starts from in place of ``initial_text``; with ``epochs: 0`` they stay as they are, and only the
+            alignment and refusal heads are fitted, on as many queries as are given.
     """
 
     thought_tokens: int = Field(default=0, ge=0)
@@ -104,7 +108,18 @@ class AdapterSettings(_Settings):
     head: HeadShape = HeadShape.MLP
     head_width: int = Field(default=512, gt=0)
     read_prompt: bool = True
+    read_values: bool = False
+    mixture: bool = False
     initial_text: str = "In short, the answer to this is that it"
+    tokens_from: str | None = None
+
+    @model_validator(mode="after")
+    def _only_what_is_solved_for(self) -> AdapterSettings:
+        if self.head is not HeadShape.RIDGE and (self.read_values or self.mixture):
+            raise ValueError(
+                "expected adapter.head: ridge with adapter.read_values or adapter.mixture; others learn by gradients"
+            )
+        return self
 
 
 class LossSettings(_Settings):
@@ -124,7 +139,8 @@ class OptimiserSettings(_Settings):
 
     Attributes:
         epochs: passes over all queries in which tokens and heads are trained together; 0.25 is a quarter of one. A
-            ``ridge`` head is fitted on all queries afterwards, whatever the tokens saw.
+            ``ridge`` head is fitted on all queries afterwards, whatever the tokens saw. 0 only where the tokens are
+            those of another adapter.
         head_epochs: passes after that in which only the alignment head is trained, on states that no longer change;
             they cost next to nothing. A ``ridge`` head is solved for instead.
         workers: threads that share a batch, one intra-op thread each; 1 leaves threading to torch.
@@ -136,7 +152,7 @@ class OptimiserSettings(_Settings):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
     batch_size: int = Field(default=64, gt=0)
-    epochs: float = Field(default=3, gt=0, allow_inf_nan=False)
+    epochs: float = Field(default=3, ge=0, allow_inf_nan=False)
     head_epochs: int = Field(default=30, ge=0)
     clip_norm: float = Field(default=1.0, gt=0)
     workers: int = Field(default=1, gt=0)
@@ -200,6 +216,12 @@ class TrainingConfig(_Settings):
         policy_from(choice)
         return choice
 
+    @model_validator(mode="after")
+    def _tokens_come_from_somewhere(self) -> TrainingConfig:
+        if self.optimiser.epochs == 0 and self.adapter.tokens_from is None:
+            raise ValueError("expected adapter.tokens_from with optimiser.epochs: 0; else the tokens stay untrained")
+        return self
+
 
 class GateConfig(_Settings):
     """A refusal head for an adapter that is there, taught by another model; see :mod:`safe_retrieval.training.gate`.
@@ -244,6 +266,7 @@ def load_config(path: Path) -> TrainingConfig:
         "out": placed(path.parent, config.out),
         "responses_file": _under(path.parent, config.responses_file),
         "prefixes": _under(path.parent, config.prefixes),
+        "adapter": config.adapter.model_copy(update={"tokens_from": _named(path.parent, config.adapter.tokens_from)}),
     }
     return config.model_copy(update=anchored)
 
@@ -287,6 +310,10 @@ def _folder_or_name(folder: Path, name: str) -> str:
     if kind not in {CAUSAL, BIDIRECTIONAL}:
         kind, separator, rest = "", "", name
     return f"{kind}{separator}{folder_or_name(rest, partial(placed, folder))}"
+
+
+def _named(folder: Path, name: str | None) -> str | None:
+    return None if name is None else _folder_or_name(folder, name)
 
 
 def _under(folder: Path, path: Path | None) -> Path | None:

@@ -28,7 +28,7 @@ from safe_retrieval.encoder.adapter import RefusalFeatures
 from safe_retrieval.encoder.persistence import LoadedAdapter, load_adapter, save_adapter
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.encoder.response import ResponseEncoder
-from safe_retrieval.encoder.shipped import shipped_adapter
+from safe_retrieval.encoder.shipped import adapter_folder
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training.card import write_card
 from safe_retrieval.training.checksums import checksum
@@ -76,15 +76,6 @@ def train_gate(config: GateConfig, *, offline: bool = False) -> Path:
         save_adapter(config.out / "adapter", own.adapter, fitted.head, record)
         write_card(config.out / "adapter", log=folder / "log.jsonl")
     return config.out / "adapter"
-
-
-def adapter_folder(name: str) -> Path:
-    """An adapter folder, or the folder of the adapter that is shipped for a backbone of that name.
-
-    Raises:
-        AdapterError: it is no folder, and no adapter is shipped for that name.
-    """
-    return Path(name) if Path(name).is_dir() else shipped_adapter(name)
 
 
 def judged(

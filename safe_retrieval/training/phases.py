@@ -1,4 +1,4 @@
-"""The two phases that optimise, as loops over the same few parts; the refusal head is fitted after both."""
+"""The two phases that optimise, as loops over the same few parts; the refusal head is fitted between them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from safe_retrieval.training.parallel import GradientWorkers
 from safe_retrieval.training.ridge import fit_ridge
 
 if TYPE_CHECKING:
-    from safe_retrieval.backbone.language_model import LanguageModel
+    from safe_retrieval.backbone.language_model import LanguageModel, Prefix
     from safe_retrieval.encoder.adapter import ResponseAdapter
     from safe_retrieval.training.prefix_cache import PrefixCache
 
@@ -32,19 +32,28 @@ JOINT, HEADS, REFUSAL = "joint", "heads", "refusal"
 PHASES = (JOINT, HEADS, REFUSAL)
 """In the order in which they run and stand in the log.
 
-``refusal`` has no optimiser and no checkpoint: its head is fitted at the end of every start, so a resumed run cuts its
-line off the log and writes it again.
+``refusal`` has no optimiser and no checkpoint: its head is fitted at every start, so a resumed run cuts its line off
+the log and writes it again, at the end.
 """
 
+_SCALE_ROWS = 256  # training queries on which the spread of states and values is measured
 _RECONSTRUCTION_ROWS = 64  # held-out rows on which reconstruction is evaluated: it costs a pass over the response
 
 
 class Examples(NamedTuple):
-    """n queries, the token ids of their responses (end token included), and their target vectors (n, D)."""
+    """n queries and what is known of their responses.
+
+    Attributes:
+        queries: the texts.
+        responses: token ids, end token included.
+        targets: (n, D) float32, the teacher's vectors.
+        refused: (n,) bool, whether the response refuses.
+    """
 
     queries: list[str]
     responses: list[list[int]]
     targets: Tensor
+    refused: Tensor
 
 
 class Run(NamedTuple):
@@ -87,7 +96,7 @@ def joint_phase(run: Run, start: int) -> None:
     """Train tokens and heads together, from optimiser step ``start`` of this phase on."""
 
     def loss(epoch: int, rows: Sequence[int]) -> tuple[Tensor, Report]:
-        projected = run.adapter.project(_states(run, [run.training.queries[i] for i in rows]))
+        projected = run.adapter.project(_states(run, run.prefixes.get([run.training.queries[i] for i in rows])))
         total, report = _alignment(run, projected, run.training.targets[list(rows)])
         chosen = _reconstructed(run, rows, epoch)
         if not chosen:
@@ -98,7 +107,10 @@ def joint_phase(run: Run, start: int) -> None:
         return total + run.loss.reconstruction_weight * value, report._replace(reconstruction=value.item())
 
     settings = run.optimiser
-    parameters = list(run.adapter.parameters())
+    if settings.epochs == 0:
+        return
+    # What reads attention values is solved for later, and until then reads nothing.
+    parameters = [parameter for name, parameter in run.adapter.named_parameters() if name != "worded.weight"]
     phase = _Phase(
         JOINT, parameters, settings.learning_rate, settings.epochs, settings.workers, loss, lambda: _evaluate_joint(run)
     )
@@ -107,13 +119,18 @@ def joint_phase(run: Run, start: int) -> None:
     _optimise(run, phase, start)
 
 
-def head_phase(run: Run, start: int) -> None:
+def head_phase(run: Run, start: int, foreseen: Tensor) -> None:
     """Train the alignment head on states that stand still, from optimiser step ``start`` of this phase on.
 
     A ``ridge`` head has a formula and takes one step. For the others, many epochs on constant inputs may end past the
     best one, so the adapter is left with the head of the epoch that was best on the held-out queries. The
     reconstruction head stands still too: it is what makes an embedding readable, and the alignment head reads what it
     gives.
+
+    Args:
+        run: what to work with.
+        start: optimiser steps of this phase that are done.
+        foreseen: (n,) refusal probabilities of the held-out queries, by fits that had not seen them.
     """
     best = run.checkpoints.best
     if start == 0:
@@ -121,7 +138,7 @@ def head_phase(run: Run, start: int) -> None:
     _fill_prefixes(run, run.training.queries)
     if run.adapter.shape.head is HeadShape.RIDGE:
         if start == 0:
-            _solve_head(run)
+            _solve_head(run, foreseen)
         return
     total = _steps_an_epoch(run) * run.optimiser.head_epochs
     if start < total and not _patience(run, HEADS).is_over:
@@ -131,20 +148,47 @@ def head_phase(run: Run, start: int) -> None:
 
 
 @torch.no_grad()
-def _solve_head(run: Run) -> None:
-    fit = fit_ridge(_mapped_states(run).flatten(1), run.training.targets)
-    run.adapter.joined.weight.copy_(fit.weight)
-    run.adapter.joined.bias.copy_(fit.bias)
-    held_out = run.adapter.align(_projected(run, run.held_out.queries, "States of the held-out queries"))
+def _solve_head(run: Run, foreseen: Tensor) -> None:
+    """Of a mixture on the answers alone; what a refusal looks like is the mean of those in training."""
+    adapter, training = run.adapter, run.training
+    rows = torch.arange(len(training.queries))
+    if adapter.shape.mixture:
+        adapter.refusal.copy_(training.targets[training.refused].mean(0))
+        rows = rows[~training.refused.cpu()]
+    scales = _value_scales(run) if adapter.shape.values else None
+    queries = [training.queries[row] for row in rows]
+    read = _mapped_states(run, queries, adapter.joined.in_features + adapter.shape.values, scales)
+    fit = fit_ridge(read, training.targets[rows.to(training.targets.device)])
+    width = adapter.joined.in_features
+    adapter.joined.weight.copy_(fit.weight[:, :width])
+    adapter.joined.bias.copy_(fit.bias)
+    if scales is not None:
+        adapter.worded.weight.copy_(fit.weight[:, width:] / scales)
     position = Position(HEADS, 1)
     run.log.write(position, penalty=fit.penalty, left_out_cosine=fit.cosine)
-    run.log.write(position, epoch=1, held_out=evaluate(held_out, run.held_out.targets)._asdict())
+    run.log.write(position, epoch=1, held_out=_evaluate_solved(run, foreseen)._asdict())
     run.checkpoints.save(position, run.adapter)
 
 
+def _value_scales(run: Run) -> Tensor:
+    """(V,) by which attention values are divided, so that each layer's vary as much as the states do.
+
+    Layers differ by orders of magnitude, and a ridge penalty is one for all.
+    """
+    queries = run.training.queries[:_SCALE_ROWS]
+    parts = list(_projections(run, queries, "Scales of the attention values"))
+    states = torch.cat([part.projected for part in parts]).flatten(1)
+    values = torch.cat([part.values for part in parts if part.values is not None])
+    layers = values.view(len(values), run.model.layers, -1)
+    spread = layers.std(0).square().mean(1).sqrt()  # (layers,)
+    return (spread / states.std(0).square().mean().sqrt()).repeat_interleave(layers.shape[2])
+
+
 def _train_head(run: Run, start: int) -> None:
-    projected = _mapped_states(run)
-    held_out = _projected(run, run.held_out.queries, "States of the held-out queries")
+    shape = run.adapter.shape
+    read = _mapped_states(run, run.training.queries, shape.states * shape.hidden_size)
+    projected = read.view(len(read), shape.states, shape.hidden_size)
+    held_out = _projected(run, run.held_out.queries, "States of the held-out queries").projected
 
     def loss(epoch: int, rows: Sequence[int]) -> tuple[Tensor, Report]:  # noqa: ARG001  # one signature for both
         own = projected[list(rows)].to(run.model.device)
@@ -271,9 +315,20 @@ def _fill_prefixes(run: Run, queries: Sequence[str]) -> None:
     run.prefixes.fill([*queries, *run.held_out.queries], workers=run.optimiser.workers)
 
 
-def _states(run: Run, queries: Sequence[str]) -> Tensor:
+class _Read(NamedTuple):
+    """What an alignment head reads of B queries.
+
+    Attributes:
+        projected: (B, R, H) float32.
+        values: (B, V) float32; ``None`` where the shape does not read them.
+    """
+
+    projected: Tensor
+    values: Tensor | None
+
+
+def _states(run: Run, prefix: Prefix) -> Tensor:
     """(B, R, H) states that the heads read; gradients flow to the trained tokens."""
-    prefix = run.prefixes.get(queries)
     shape = run.adapter.shape
     states = run.model.continuation_pass(prefix, run.adapter.tokens)[:, shape.thought_tokens :]
     return torch.cat((prefix.state[:, None], states), dim=1) if shape.read_prompt else states
@@ -290,13 +345,17 @@ def _alignment(run: Run, projected: Tensor, targets: Tensor) -> tuple[Tensor, Re
     return total + run.loss.contrast_weight * apart, Report(alignment.item(), apart.item(), None)
 
 
-def _projected(run: Run, queries: Sequence[str], title: str) -> Tensor:
-    """(n, R, H) float32, in memory: for the held-out queries, whose number is set."""
-    return torch.cat(list(_projections(run, queries, title)))
+def _projected(run: Run, queries: Sequence[str], title: str) -> _Read:
+    """All in memory: for the held-out queries, whose number is set."""
+    parts = list(_projections(run, queries, title))
+    values = [part.values for part in parts if part.values is not None]
+    return _Read(torch.cat([part.projected for part in parts]), torch.cat(values) if values else None)
 
 
-def _mapped_states(run: Run) -> Tensor:
-    """(n, R, H) float32 of the training queries, on the CPU, in a mapped file: memory does not grow with n.
+def _mapped_states(run: Run, queries: Sequence[str], width: int, scales: Tensor | None = None) -> Tensor:
+    """(n, F) float32 of training queries, on the CPU, in a mapped file: memory does not grow with n.
+
+    A row is the projected states side by side and then, divided by ``scales``, the attention values if they are read.
 
     The file has no name, so nothing is left of it when the process ends in whatever way. It is written through the file
     and mapped afterwards, since a disk that fills up under a mapping is no error but the end of the process.
@@ -304,13 +363,15 @@ def _mapped_states(run: Run) -> Tensor:
     Raises:
         TrainingError: the disk has no room for them.
     """
-    queries, shape = run.training.queries, run.adapter.shape
-    sizes = (len(queries), shape.states, shape.hidden_size)
+    sizes = (len(queries), width)
     folder = run.checkpoints.folder
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            for part in _projections(run, queries, "States of the training queries"):
-                file.write(part.cpu().numpy().tobytes())
+            for projected, values in _projections(run, queries, "States of the training queries"):
+                row = projected.flatten(1)
+                if values is not None:
+                    row = torch.cat((row, values if scales is None else values / scales), dim=1)
+                file.write(row.cpu().numpy().tobytes())
             file.flush()
             return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="c", shape=sizes))
     except OSError as error:
@@ -321,26 +382,38 @@ def _mapped_states(run: Run) -> Tensor:
 
 
 @torch.no_grad()
-def _projections(run: Run, queries: Sequence[str], title: str) -> Iterator[Tensor]:
-    """Batches of (B, R, H) float32, in order; prefixes are read, or computed where they are not kept."""
-    size = run.optimiser.batch_size
+def _projections(run: Run, queries: Sequence[str], title: str) -> Iterator[_Read]:
+    """Batches, in order; prefixes are read, or computed where they are not kept."""
+    size, reads_values = run.optimiser.batch_size, run.adapter.shape.values > 0
     with progress_bar(len(queries), title) as advance:
         for start in range(0, len(queries), size):
-            part = run.adapter.project(_states(run, queries[start : start + size]))
-            yield part
-            advance(len(part))
+            prefix = run.prefixes.get(queries[start : start + size])
+            values = run.prefixes.values(prefix) if reads_values else None
+            yield _Read(run.adapter.project(_states(run, prefix)), values)
+            advance(len(prefix.state))
 
 
 @torch.no_grad()
 def _evaluate_joint(run: Run) -> Evaluation:
-    projected = _projected(run, run.held_out.queries, "Held-out queries")
-    reconstruction = None
-    if run.loss.reconstruction_weight:
-        rows = min(_RECONSTRUCTION_ROWS, len(projected))
-        responses = [ids[: run.loss.reconstruction_tokens] for ids in run.held_out.responses[:rows]]
-        soft = run.adapter.soft_prompt(projected[:rows])
-        reconstruction = float(losses.reconstruction(run.model, soft, responses))
-    return evaluate(run.adapter.align(projected), run.held_out.targets, reconstruction)
+    projected = _projected(run, run.held_out.queries, "Held-out queries").projected
+    return evaluate(run.adapter.align(projected), run.held_out.targets, _reconstruction(run, projected))
+
+
+@torch.no_grad()
+def _evaluate_solved(run: Run, foreseen: Tensor) -> Evaluation:
+    """As it is encoded later; reconstruction where no joint epoch has measured it."""
+    read = _projected(run, run.held_out.queries, "States of the held-out queries")
+    vectors = run.adapter.expect(run.adapter.align(*read), foreseen)
+    reconstruction = None if run.optimiser.epochs else _reconstruction(run, read.projected)
+    return evaluate(vectors, run.held_out.targets, reconstruction)
+
+
+def _reconstruction(run: Run, projected: Tensor) -> float | None:
+    if not run.loss.reconstruction_weight:
+        return None
+    rows = min(_RECONSTRUCTION_ROWS, len(projected))
+    responses = [ids[: run.loss.reconstruction_tokens] for ids in run.held_out.responses[:rows]]
+    return float(losses.reconstruction(run.model, run.adapter.soft_prompt(projected[:rows]), responses))
 
 
 def _finite_means(reports: Sequence[tuple[int, Report]], position: Position) -> dict[str, float]:

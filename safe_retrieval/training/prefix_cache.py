@@ -129,6 +129,10 @@ class PrefixCache:
         whole = [row for row in rows if row is not None]
         return self._assemble(whole) if len(whole) == len(rows) else self._rounded(self.compute(queries))
 
+    def values(self, prefix: Prefix) -> Tensor:
+        """(B, V) float32 attention values of a prefix (:meth:`LanguageModel.query_values`)."""
+        return self._model.query_values(prefix, self._system_prompt)
+
     def _keep(self, queries: Sequence[str], prefix: Prefix) -> None:
         if self._folder is None:
             return

@@ -4,7 +4,8 @@ The backbone is frozen and the trained tokens come last, so each query's prefix 
 (:mod:`safe_retrieval.training.prefix_cache`, filled while the responses are generated) and a step runs only the trained
 tokens behind it, with gradients. When the joint epochs are over the tokens stand still; their states are then constants
 too, and the alignment head, which holds most of what decides retrieval, is solved for in closed form or trains on for
-many epochs at nearly no cost.
+many epochs at nearly no cost. A run may also begin there, with the tokens of an adapter that is trained already: then
+more queries cost their answers and one pass each.
 
 Everything drawn at random is drawn from the seed and the epoch, and the optimiser's state is in the checkpoint, so a
 run that was killed and resumed follows the loss curve of one that was not.
@@ -31,17 +32,20 @@ from safe_retrieval.encoder.adapter import AdapterShape, HeadShape, RefusalFeatu
 from safe_retrieval.encoder.persistence import (
     AdapterRecord,
     BackboneRecord,
+    LoadedAdapter,
     PolicyRecord,
     RefusalRecord,
     TeacherRecord,
+    load_adapter,
     save_adapter,
 )
 from safe_retrieval.encoder.policy import ResponsePolicy, policy_from
 from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.encoder.shipped import adapter_folder
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training.card import write_card
 from safe_retrieval.training.checkpoint import Checkpoints, Position
-from safe_retrieval.training.config import Precision, PromptStyle, TrainingConfig
+from safe_retrieval.training.config import AdapterSettings, Precision, PromptStyle, TrainingConfig
 from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.phases import HEADS, JOINT, PHASES, REFUSAL, Examples, Run, head_phase, joint_phase
@@ -71,6 +75,7 @@ class Prepared:
     training: list[Response]
     held_out: list[Response]
     answered_by: BackboneRecord | None = None
+    tokens_from: LoadedAdapter | None = None
 
 
 def train(config: TrainingConfig, *, offline: bool = False, answered_only: bool = False) -> Path:
@@ -90,8 +95,7 @@ def train(config: TrainingConfig, *, offline: bool = False, answered_only: bool 
     prepared = prepare(config, offline=offline, answered_only=answered_only)
     with only_writer(config.out / "train.lock", f"the run in {config.out}"):
         run = _start(prepared)
-        _optimise(run)
-        refusal = _fit_refusal(prepared)
+        refusal = _optimise(run, prepared)
         _log_refusal(run, refusal)
         record = _record(prepared, run, refusal, seconds=time.monotonic() - began)
         folder = config.out / "adapter"
@@ -100,22 +104,27 @@ def train(config: TrainingConfig, *, offline: bool = False, answered_only: bool 
     return folder
 
 
-def _optimise(run: Run) -> None:
-    """Both phases, from the checkpoint on where there is one."""
+def _optimise(run: Run, prepared: Prepared) -> FittedRefusal:
+    """Both phases, from the checkpoint on where there is one; the refusal head, which reads the prompts alone, between
+    them, for a mixture is weighted by it."""
     resumed = run.checkpoints.position()
     if resumed is None or resumed.phase == JOINT:
         joint_phase(run, resumed.step if resumed else 0)
         resumed = None
     else:
         run.checkpoints.restore(run.adapter, None)
+    refusal = _fit_refusal(prepared)
     if run.optimiser.head_epochs or run.adapter.shape.head is HeadShape.RIDGE:
-        head_phase(run, resumed.step if resumed else 0)
+        foreseen = torch.from_numpy(refusal.probabilities[len(prepared.training) :]).float().to(run.model.device)
+        head_phase(run, resumed.step if resumed else 0, foreseen)
+    return refusal
 
 
 def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: bool = False) -> Prepared:
     """Load the models and make sure every query has its response; resumable by itself."""
     model = LanguageModel.load(config.backbone, offline=offline).in_template(chat=config.template is PromptStyle.CHAT)
     policy = policy_from(config.policy)
+    tokens_from = _tokens_from(config, model, policy)
     config.out.mkdir(parents=True, exist_ok=True)
     reader = _reader(config, model, offline=offline)
     prefixes = PrefixCache(
@@ -148,7 +157,30 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
         )
     require_both_verdicts(np.array([row.refused for row in usable]))
     held_out, training = usable[: config.held_out], usable[config.held_out :]
-    return Prepared(config, model, policy, teacher, prefixes, training, held_out, answered_by)
+    return Prepared(config, model, policy, teacher, prefixes, training, held_out, answered_by, tokens_from)
+
+
+def _tokens_from(config: TrainingConfig, model: LanguageModel, policy: ResponsePolicy) -> LoadedAdapter | None:
+    """The adapter whose tokens a run starts from.
+
+    Raises:
+        TrainingError: its tokens stand behind another prompt, belong to other weights, or are not as many.
+        AdapterError: there is no such adapter, or it is damaged.
+    """
+    settings = config.adapter
+    if settings.tokens_from is None:
+        return None
+    found = load_adapter(adapter_folder(settings.tokens_from))
+    record, own = found.record, model.shared_prefix(policy.system_prompt).template
+    wanted = {
+        "backbone": (model.fingerprint, record.backbone.fingerprint),
+        "rendered template": (own.sha256, record.template_sha256),
+        **{name: (getattr(settings, name), getattr(record.shape, name)) for name in _OF_TOKENS},
+    }
+    unlike = [f"{name} {ours}, got {theirs}" for name, (ours, theirs) in wanted.items() if ours != theirs]
+    if unlike:
+        raise TrainingError(f"adapter.tokens_from, {settings.tokens_from}: expected {'; '.join(unlike)}")
+    return found
 
 
 def _reader(config: TrainingConfig, model: LanguageModel, *, offline: bool) -> LanguageModel:
@@ -170,12 +202,16 @@ def _named(model: LanguageModel) -> BackboneRecord:
     return BackboneRecord(name=model.name, fingerprint=model.fingerprint)
 
 
+_OF_TOKENS = ("thought_tokens", "compression_tokens", "read_prompt")
+"""Settings that trained tokens and a reconstruction head depend on."""
+
 _NOT_DECISIVE = {"out", "checkpoint_steps", "prefixes", "prefix_gigabytes"}
 """Settings that a run may be continued with others of."""
 
 _STANDS_FOR: dict[str, Any] = {
     **dict.fromkeys(("backbone", "teacher", "queries", "responses_file"), True),
     "responses": {"model"},
+    "adapter": {"tokens_from"},
 }
 """Names and paths; what they lead to is hashed in their place, for it may be another thing by now, or lie elsewhere."""
 
@@ -185,7 +221,8 @@ def _identity(prepared: Prepared) -> str:
     settings = prepared.config.model_dump_json(exclude=dict.fromkeys(_NOT_DECISIVE, True) | _STANDS_FOR)
     rows = sha256_of(prepared.training), sha256_of(prepared.held_out)
     order = (row.query for row in (*prepared.held_out, *prepared.training))
-    parts = (settings, prepared.model.fingerprint, prepared.teacher.space, *rows, *order)
+    tokens = () if prepared.tokens_from is None else (prepared.tokens_from.fingerprint,)
+    parts = (settings, prepared.model.fingerprint, *tokens, prepared.teacher.space, *rows, *order)
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -211,11 +248,15 @@ def _start(prepared: Prepared) -> Run:
 def _new_adapter(prepared: Prepared) -> ResponseAdapter:
     """An untrained adapter: tokens start as the embeddings of a phrase, scales are measured on a few queries."""
     settings, model = prepared.config.adapter, prepared.model
+    shared = model.shared_prefix(prepared.policy.system_prompt)
     shape = AdapterShape(
         hidden_size=model.hidden_size,
         dimension=prepared.teacher.dimension,
-        **settings.model_dump(exclude={"initial_text"}),
+        values=shared.key_values.values_size if settings.read_values else 0,
+        **settings.model_dump(include=set(AdapterShape.model_fields) & set(AdapterSettings.model_fields)),
     )
+    if prepared.tokens_from is not None:
+        return _continued(shape, prepared.tokens_from.adapter).to(model.device)
     states = prepared.prefixes.get([row.query for row in prepared.training[:32]]).state.float()
     scale = float(states.square().mean().sqrt())
     adapter = ResponseAdapter(shape, state_scale=scale, embedding_scale=model.embedding_scale).to(model.device)
@@ -223,6 +264,17 @@ def _new_adapter(prepared: Prepared) -> ResponseAdapter:
     wanted = torch.tensor([ids[i % len(ids)] for i in range(shape.tokens)], device=model.device)
     with torch.no_grad():
         adapter.tokens.copy_(model.embed(wanted).float())
+    return adapter
+
+
+def _continued(shape: AdapterShape, earlier: ResponseAdapter) -> ResponseAdapter:
+    """An adapter with the tokens, the reconstruction head and the scales of another, and heads of its own."""
+    adapter = ResponseAdapter(
+        shape, state_scale=float(earlier.state_scale), embedding_scale=float(earlier.embedding_scale)
+    )
+    with torch.no_grad():
+        adapter.tokens.copy_(earlier.tokens)
+    adapter.reconstruction.load_state_dict(earlier.reconstruction.state_dict())
     return adapter
 
 
@@ -235,7 +287,8 @@ def _examples(prepared: Prepared, rows: Sequence[Response], title: str) -> Examp
         [*ids, *end] if _is_whole(row, len(ids), limit) else ids[:limit] for row, ids in zip(rows, encoded, strict=True)
     ]
     targets = _targets(prepared, rows, title).to(model.device)
-    return Examples([row.query for row in rows], responses, targets)
+    refused = torch.tensor([row.refused for row in rows], device=model.device)
+    return Examples([row.query for row in rows], responses, targets, refused)
 
 
 def _is_whole(row: Response, tokens: int, limit: int) -> bool:
@@ -268,6 +321,7 @@ def _fit_refusal(prepared: Prepared) -> FittedRefusal:
     tokens = refusal_tokens(prepared.model.tokenizer)
     head = RefusalHead(prepared.model.hidden_size, tokens)
     parts: list[RefusalFeatures] = []
+    prepared.prefixes.fill([row.query for row in rows], workers=prepared.config.optimiser.workers)
     size = prepared.config.optimiser.batch_size
     with progress_bar(len(rows), "Refusal head") as advance, torch.no_grad():
         for start in range(0, len(rows), size):
@@ -321,16 +375,26 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "refused_share": round(sum(row.refused for row in rows) / len(rows), 4),
         "responses_sha256": sha256_of(rows),
         "seed": config.seed,
-        "settings": config.model_dump(mode="json", include={"responses", "adapter", "loss", "optimiser"}),
+        "settings": config.model_copy(
+            update={"adapter": config.adapter.model_copy(update={"tokens_from": None})}
+        ).model_dump(mode="json", include={"responses", "adapter", "loss", "optimiser"}),
         "last_phase": position.phase,
         "last_step": position.step,
         **({} if prepared.answered_by is None else {"answered_by": prepared.answered_by.model_dump()}),
+        **({} if prepared.tokens_from is None else {"tokens_from": _origin(prepared.tokens_from)}),
         "held_out": _evaluation(run),
         "seconds_of_last_start": round(seconds),
         "dtype": prepared.model.precision,
         "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers")},
         "processor": platform.processor() or platform.machine(),
     }
+
+
+def _origin(adapter: LoadedAdapter) -> dict[str, Any]:
+    """What a record says of the adapter whose tokens it has: its hash, and what they were trained on."""
+    training = adapter.record.training
+    kept = ("queries", "responses_sha256", "seed")
+    return {"adapter": adapter.fingerprint, **{name: training[name] for name in kept if name in training}}
 
 
 def _gate_record(prepared: Prepared, refusal: FittedRefusal) -> dict[str, Any]:
@@ -345,4 +409,4 @@ def _evaluation(run: Run) -> dict[str, Any] | None:
         return joint[-1] if joint else None
     best = run.checkpoints.best.position()
     kept = (run.log.held_out_at(best) if best else None) or heads[-1]
-    return {**kept, "reconstruction": joint[-1]["reconstruction"] if joint else None}
+    return {**kept, "reconstruction": joint[-1]["reconstruction"] if joint else kept["reconstruction"]}

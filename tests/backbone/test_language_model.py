@@ -57,21 +57,47 @@ def test_prefix_and_continuation_equal_one_plain_pass(family: Family) -> None:
 def test_joint_pass_equals_both(family: Family) -> None:
     model, embeddings = tiny_model(family), tail()
     rows = model.token_ids(QUERIES, SYSTEM)
-    prompt, states = model.joint_pass(rows, SYSTEM, embeddings)
+    prompt, states, values = model.joint_pass(rows, SYSTEM, embeddings)
+    assert values is None
     prefix = model.prefix_pass(rows, SYSTEM)
     torch.testing.assert_close(prompt, prefix.state, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(states, model.continuation_pass(prefix, embeddings), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_values_are_averaged_over_the_query_alone(family: Family) -> None:
+    model = tiny_model(family)
+    rows = model.token_ids(QUERIES, SYSTEM)
+    prefix = model.prefix_pass(rows, SYSTEM)
+    values = model.query_values(prefix, SYSTEM)
+    assert values.shape == (len(QUERIES), prefix.key_values.values_size)
+    after = len(model.shared_prefix(SYSTEM).template.after)
+    for row, ids in enumerate(rows):
+        alone = model.prefix_pass([ids], SYSTEM).key_values.values
+        own = [value[0, :, value.shape[2] - len(ids) : value.shape[2] - after] for value in alone]
+        expected = torch.cat([layer.mean(1).flatten() for layer in own])
+        torch.testing.assert_close(values[row], expected, atol=1e-4, rtol=1e-4)
+    together = model.joint_pass(rows, SYSTEM, tail(), read_values=True).values
+    torch.testing.assert_close(together, values, atol=1e-4, rtol=1e-4)
+
+
+def test_a_query_without_a_token_has_values_of_zero() -> None:
+    model = tiny_model()
+    prefix = model.prefix_pass(model.token_ids(["", "How do tides work?"], SYSTEM), SYSTEM)
+    values = model.query_values(prefix, SYSTEM)
+    assert not values[0].any()
+    assert values[1].any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_batch_and_order_do_not_matter(family: Family) -> None:
     model, embeddings = tiny_model(family), tail()
     rows = model.token_ids(QUERIES, SYSTEM)
-    _, together = model.joint_pass(rows, SYSTEM, embeddings)
-    _, backwards = model.joint_pass(rows[::-1], SYSTEM, embeddings)
+    together = model.joint_pass(rows, SYSTEM, embeddings).tail
+    backwards = model.joint_pass(rows[::-1], SYSTEM, embeddings).tail
     torch.testing.assert_close(together, backwards.flip(0), atol=1e-4, rtol=1e-4)
     for row, ids in enumerate(rows):
-        _, alone = model.joint_pass([ids], SYSTEM, embeddings)
+        alone = model.joint_pass([ids], SYSTEM, embeddings).tail
         torch.testing.assert_close(together[row], alone[0], atol=1e-4, rtol=1e-4)
 
 

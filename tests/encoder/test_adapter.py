@@ -34,6 +34,23 @@ def test_heads_equal_their_formulas(head: HeadShape) -> None:
     np.testing.assert_allclose(adapter.soft_prompt(ours).detach().numpy(), projected * 0.3, atol=1e-4)
 
 
+def test_values_and_a_mixture_by_hand() -> None:
+    adapter = random_adapter(shape_of(HeadShape.RIDGE, values=5, mixture=True))
+    adapter.refusal.copy_(torch.arange(6.0))
+    projected, values = torch.randn(2, 4, 32), torch.randn(2, 5)
+    of_states = projected.flatten(1) @ adapter.joined.weight.T + adapter.joined.bias
+    torch.testing.assert_close(adapter.align(projected), of_states)
+    answers = of_states + values @ adapter.worded.weight.T
+    torch.testing.assert_close(adapter.align(projected, values), answers)
+    expected = torch.stack((answers[0], 0.25 * answers[1] + 0.75 * torch.arange(6.0)))
+    torch.testing.assert_close(adapter.expect(answers, torch.tensor([0.0, 0.75])), expected)
+
+
+def test_without_a_mixture_a_refusal_changes_nothing() -> None:
+    vectors = torch.randn(2, 6)
+    assert random_adapter(shape_of(HeadShape.RIDGE)).expect(vectors, torch.ones(2)) is vectors
+
+
 def test_an_untrained_projection_is_the_state_itself() -> None:
     adapter = ResponseAdapter(shape_of(), state_scale=2.0)
     states = torch.randn(1, 4, 32)
@@ -47,7 +64,17 @@ def test_what_a_shape_counts() -> None:
     assert random_adapter(shape).tokens.shape == (7, 32)
 
 
-@pytest.mark.parametrize("fault", [{"compression_tokens": 0}, {"dimension": 0}, {"head": "cube"}, {"more": 1}])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"compression_tokens": 0},
+        {"dimension": 0},
+        {"head": "cube"},
+        {"more": 1},
+        {"mixture": True},
+        {"head": "linear", "values": 3},
+    ],
+)
 def test_shapes_that_cannot_be(fault: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         AdapterShape.model_validate({"hidden_size": 8, "dimension": 4, **fault})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from safe_retrieval.encoder import persistence
 from safe_retrieval.encoder.adapter import HeadShape, RefusalHead
@@ -72,6 +74,31 @@ def test_the_format_is_pinned(tmp_path: Path) -> None:
     assert list(content)[-2:] == ["weights_sha256", "record_sha256"]
     loaded = load_adapter(tmp_path).adapter
     assert loaded.reconstruction.weight.tolist() == [[0.0, 0.125], [0.25, 0.375]]
+
+
+def test_a_wide_head_is_kept_in_8_bit_integers(tmp_path: Path) -> None:
+    shape = shape_of(HeadShape.RIDGE, values=200, mixture=True)
+    adapter = random_adapter(shape)
+    with torch.no_grad():
+        adapter.worded.weight[2] = 0
+    save_adapter(tmp_path, adapter, random_refusal(), record_for(tiny_model(), shape))
+    kept = load_file(tmp_path / "adapter.safetensors")
+    assert kept["adapter.worded.weight"].dtype == kept["adapter.joined.weight"].dtype == torch.int8
+    loaded = load_adapter(tmp_path).adapter
+    assert not loaded.worded.weight[2].any()
+    projected, values = torch.randn(50, shape.states, shape.hidden_size), torch.randn(50, 200)
+    before, after = adapter.align(projected, values), loaded.align(projected, values)
+    assert torch.nn.functional.cosine_similarity(before, after).min() > math.cos(math.radians(2))
+    assert torch.equal(loaded.refusal, adapter.refusal)
+
+
+def test_a_wide_head_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    shape = shape_of(HeadShape.RIDGE, values=3)
+    adapter = random_adapter(shape)
+    with torch.no_grad():
+        adapter.worded.weight[0, 0] = float("nan")
+    with pytest.raises(AdapterError, match=r"adapter\.worded\.weight.* is not finite"):
+        save_adapter(tmp_path, adapter, random_refusal(), record_for(tiny_model(), shape))
 
 
 def flipped(content: bytes, position: int, bit: int) -> bytes:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -47,7 +46,7 @@ def test_patience() -> None:
 
 
 def run_with(**loss: Any) -> Run:
-    examples = Examples([f"q{i}" for i in range(40)], [[1]] * 40, torch.zeros(40, 2))
+    examples = Examples([f"q{i}" for i in range(40)], [[1]] * 40, torch.zeros(40, 2), torch.zeros(40, dtype=torch.bool))
     nothing = cast("Any", None)
     settings = LossSettings(**loss)
     return Run(nothing, nothing, nothing, examples, examples, settings, nothing, nothing, nothing, 7, 1)
@@ -86,26 +85,30 @@ class Disk:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def mapped_run(monkeypatch: pytest.MonkeyPatch, folder: Path, parts: list[torch.Tensor]) -> Run:
-    nothing: Any = None
+def mapped_run(monkeypatch: pytest.MonkeyPatch, folder: Path, parts: list[phases._Read]) -> Run:
     monkeypatch.setattr(phases, "_projections", lambda *_: iter(parts))
-    adapter: Any = SimpleNamespace(shape=SimpleNamespace(states=3, hidden_size=4))
-    return run_with()._replace(adapter=adapter, checkpoints=Checkpoints(folder, ""), model=nothing)
+    return run_with()._replace(checkpoints=Checkpoints(folder, ""))
 
 
 def test_states_lie_in_a_file_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [torch.randn(size, 3, 4) for size in (16, 16, 8)]
-    states = phases._mapped_states(mapped_run(monkeypatch, tmp_path, parts))
-    assert torch.equal(states, torch.cat(parts))
+    parts = [phases._Read(torch.randn(size, 3, 4), None) for size in (16, 16, 8)]
+    run = mapped_run(monkeypatch, tmp_path, parts)
+    states = phases._mapped_states(run, run.training.queries, 12)
+    assert torch.equal(states, torch.cat([part.projected for part in parts]).flatten(1))
     assert not list(tmp_path.iterdir())
-    assert torch.equal(states.flatten(1)[[3, 39]], torch.cat(parts).flatten(1)[[3, 39]])
+
+
+def test_values_stand_behind_the_states_at_their_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = mapped_run(monkeypatch, tmp_path, [phases._Read(torch.randn(40, 3, 4), torch.ones(40, 2))])
+    states = phases._mapped_states(run, run.training.queries, 14, torch.tensor([2.0, 4.0]))
+    assert torch.equal(states[:, 12:], torch.tensor([0.5, 0.25]).expand(40, 2))
 
 
 def test_no_room_for_the_states_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = mapped_run(monkeypatch, tmp_path, [torch.zeros(40, 3, 4)])
+    run = mapped_run(monkeypatch, tmp_path, [phases._Read(torch.zeros(40, 3, 4), None)])
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Disk())
     with pytest.raises(TrainingError, match=r"states of 40 queries, 0\.0 GB.*No space left.*free some disk"):
-        phases._mapped_states(run)
+        phases._mapped_states(run, run.training.queries, 12)
 
 
 def test_evaluation_by_hand() -> None:

@@ -22,7 +22,6 @@ from safe_retrieval.training import losses, phases, responses, trainer
 from safe_retrieval.training.config import TrainingConfig, load_config
 from safe_retrieval.training.log import read_log
 from safe_retrieval.training.queries import choose_queries
-from safe_retrieval.training.refusal import fit_refusal
 from safe_retrieval.training.teachers import EncoderTeacher, load_teacher
 from safe_retrieval.training.trainer import Prepared, train
 from tests.support.processors import needs_vnni
@@ -208,7 +207,7 @@ def test_two_workers(configure: Callable[..., TrainingConfig]) -> None:
 def test_early_stop_is_remembered(configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     never_better = {"learning_rate": 1e-12, "head_learning_rate": 1e-12, "epochs": 6, "head_epochs": 6, "patience": 2}
     config = configure(optimiser=never_better)
-    fit = trainer._fit_refusal
+    log = trainer._log_refusal
 
     def stops(*_: Any) -> Any:
         raise KeyboardInterrupt
@@ -219,12 +218,12 @@ def test_early_stop_is_remembered(configure: Callable[..., TrainingConfig], monk
     epochs = [row["epoch"] for row in log_of(config) if "held_out" in row]
     assert len(epochs) < 6
     monkeypatch.setattr(trainer, "head_phase", phases.head_phase)
-    monkeypatch.setattr(trainer, "_fit_refusal", stops)  # and after them
+    monkeypatch.setattr(trainer, "_log_refusal", stops)  # and after them
     with pytest.raises(KeyboardInterrupt):
         train(config, offline=True)
     rows = log_of(config)
     assert [row["epoch"] for row in rows if "held_out" in row and row["phase"] == "joint"] == epochs
-    monkeypatch.setattr(trainer, "_fit_refusal", fit)
+    monkeypatch.setattr(trainer, "_log_refusal", log)
     train(config, offline=True)
     assert log_of(config)[:-1] == rows
     assert {row["epoch"] for row in rows if row["phase"] == "heads" and "held_out" in row} < {*range(1, 6)}
@@ -275,10 +274,11 @@ def test_linear_head_and_squared_error(configure: Callable[..., TrainingConfig])
 
 def test_a_head_in_closed_form(configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     config = configure(adapter={"head": "ridge"})
-    monkeypatch.setattr(trainer, "fit_refusal", stops := Mock(side_effect=KeyboardInterrupt))
+    log = trainer._log_refusal
+    monkeypatch.setattr(trainer, "_log_refusal", stops := Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(config, offline=True)  # cut after the head was solved for
-    monkeypatch.setattr(trainer, "fit_refusal", fit_refusal)
+    monkeypatch.setattr(trainer, "_log_refusal", log)
     monkeypatch.setattr(phases, "fit_ridge", Mock(side_effect=AssertionError("solved twice")))
     train(config, offline=True)
     assert stops.called
@@ -292,6 +292,55 @@ def test_a_head_in_closed_form(configure: Callable[..., TrainingConfig], monkeyp
     assert record.training["held_out"]["cosine"] == heads[0] > 0.5 * max(joint)
     (solved,) = [row for row in log_of(config) if "penalty" in row]
     assert -1 <= solved["left_out_cosine"] <= 1
+
+
+WIDE = {"head": "ridge", "read_values": True, "mixture": True}
+
+
+def test_a_mixture_that_reads_values_is_encoded_as_it_was_fitted(configure: Callable[..., TrainingConfig]) -> None:
+    config = configure(adapter=WIDE)
+    train(config, offline=True)
+    loaded = load_adapter(config.out / "adapter")
+    assert loaded.record.shape.mixture
+    assert loaded.record.shape.values == loaded.adapter.worded.in_features > 0
+    assert loaded.adapter.worded.weight.any()
+    evaluated = loaded.record.training["held_out"]["cosine"]
+    # The probabilities are of a head that has seen these queries here, and of one that had not there.
+    assert held_out_cosine(config) == pytest.approx(evaluated, abs=0.05)
+
+    _, rows = responses.read_responses(config.out / "responses.jsonl")
+    held_out = {query.text for query in choose_queries(config.queries, seed=config.seed)[: config.held_out]}
+    encoder = ResponseEncoder.load(config.out / "adapter", offline=True)
+    refusals = [row.response for row in rows if row.refused and row.query not in held_out]
+    mean = load_teacher("self", encoder.model).targets(refusals).mean(0)
+    np.testing.assert_allclose(loaded.adapter.refusal.numpy(), mean, atol=1e-3)
+
+
+def test_a_head_on_the_tokens_of_an_earlier_run(
+    configure: Callable[..., TrainingConfig], finished: TrainingConfig, tmp_path: Path
+) -> None:
+    earlier = finished.out / "adapter"
+    config = configure(adapter={**WIDE, "tokens_from": str(earlier)}, optimiser={"epochs": 0})
+    train(config, offline=True)
+    before, after = load_adapter(earlier), load_adapter(config.out / "adapter")
+    assert torch.equal(before.adapter.tokens, after.adapter.tokens)
+    assert torch.equal(before.adapter.reconstruction.weight, after.adapter.reconstruction.weight)
+    assert not any(row["phase"] == "joint" for row in log_of(config))
+    training = after.record.training
+    assert training["tokens_from"] == {
+        "adapter": before.fingerprint,
+        "queries": 40,
+        "responses_sha256": before.record.training["responses_sha256"],
+        "seed": 0,
+    }
+    assert str(earlier) not in json.dumps(training)
+    assert training["held_out"]["reconstruction"] > 0
+    assert f"`{before.fingerprint}`" in (config.out / "adapter" / "README.md").read_text()
+    with pytest.raises(TrainingError, match="expected compression_tokens 3, got 2"):
+        train(configure(out="other", adapter={"compression_tokens": 3, "tokens_from": str(earlier)}), offline=True)
+    with pytest.raises(TrainingError, match="rendered template"):
+        train(configure(out="other", policy="You refuse.", adapter={"tokens_from": str(earlier)}), offline=True)
+    assert not (tmp_path / "other").exists()
 
 
 def test_other_settings_in_the_same_folder_are_refused(
