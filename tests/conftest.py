@@ -25,10 +25,21 @@ def pytest_configure() -> None:
     close_network()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``make test`` runs the two parts one after the other, and leaves ``-m`` and ``-k`` to whoever calls it."""
+    parser.addoption("--part", choices=("real", "rest"), help="tests on real models alone, or all others alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_REAL):
             item.add_marker("real")
+    part = config.getoption("part")
+    if part is not None:
+        real = [item for item in items if item.get_closest_marker("real")]
+        rest = [item for item in items if not item.get_closest_marker("real")]
+        items[:], others = (real, rest) if part == "real" else (rest, real)
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -306,7 +306,8 @@ def _hashes(record: AdapterRecord) -> str:
     )
     name = record.backbone.name
     gate = f", then `safe-retrieval train-gate benchmarks/adapters/{name}-gate.yaml`" if "judge" in facts else ""
-    how = f"""`safe-retrieval train benchmarks/adapters/{name}.yaml`{gate}, with the queries of `docs/data.md`
+    tokens = f"`safe-retrieval train benchmarks/adapters/{name}-tokens.yaml`, then " if "tokens_from" in facts else ""
+    how = f"""{tokens}`safe-retrieval train benchmarks/adapters/{name}.yaml`{gate}, with the queries of `docs/data.md`
 where `SAFE_RETRIEVAL_DATA` points"""
     if not _is_shipped(record):
         how = "`safe-retrieval train` with the settings above and the same queries"

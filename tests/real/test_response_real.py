@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ REPEATED = [
 MORE = ["What is pasta?", "Which nuts are in pesto?", "What fruit is yellow?", "How is butter made?", "What is jam?"]
 
 
+def train(config: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    config.write_text(yaml.safe_dump(settings))
+    command = [sys.executable, "-m", "safe_retrieval.cli.main", "train", str(config), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an adapter for SmolLM2 and MiniLM, trained on 24 queries."""
@@ -70,12 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "loss": {"reconstruction_share": 0.5},
         "optimiser": {"batch_size": 10, "epochs": 2, "head_epochs": 4, "warmup_steps": 1},
     }
-    config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(settings))
-    command = [sys.executable, "-m", "safe_retrieval.cli.main", "train", str(config), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    result = train(folder / "config.yaml", settings)
     assert (result["queries"], result["held_out_queries"]) == (20, 4)
     assert result["refusal"]["auroc"] > 0.8
     return Path(result["adapter"])
@@ -88,6 +93,28 @@ def test_a_trained_adapter_is_complete(trained: Path) -> None:
     log = [json.loads(line) for line in (trained.parent / "log.jsonl").read_text().splitlines()]
     joint = [row["alignment"] for row in log if row["phase"] == "joint" and "alignment" in row]
     assert joint[-1] < joint[0]
+
+
+def test_heads_of_an_adapter_whose_tokens_are_there(trained: Path) -> None:
+    folder = trained.parent.parent
+    wide = {"head": "ridge", "read_values": True, "mixture": True, "compression_tokens": 2}
+    settings = {
+        **yaml.safe_load((folder / "config.yaml").read_text()),
+        "out": "heads",
+        "responses_file": "run/responses.jsonl",
+        "adapter": {**wide, "tokens_from": "run/adapter"},
+        "optimiser": {"epochs": 0},
+    }
+    result = train(folder / "heads.yaml", settings)
+    before, after = load_adapter(trained), load_adapter(Path(result["adapter"]))
+    assert after.record.shape.values == 30 * 3 * 64  # layers, heads of keys and values, their width
+    assert after.record.training["tokens_from"]["adapter"] == before.fingerprint
+    assert (before.adapter.tokens == after.adapter.tokens).all()
+    vectors, refusal = ResponseEncoder.load(result["adapter"], offline=True).encode([QUESTIONS[0], REPEATED[0]])
+    assert refusal is not None
+    assert refusal[0] < 0.5 < refusal[1]
+    likeness = vectors @ after.adapter.refusal.numpy()
+    assert likeness[0] < likeness[1]
 
 
 def test_the_command_line_encodes_with_it(trained: Path, tmp_path: Path) -> None:
