@@ -37,6 +37,7 @@ the log and writes it again, at the end.
 """
 
 _SCALE_ROWS = 256  # training queries on which the spread of states and values is measured
+_TINY = 1e-6  # of a layer that says the same of every query
 _RECONSTRUCTION_ROWS = 64  # held-out rows on which reconstruction is evaluated: it costs a pass over the response
 
 
@@ -149,10 +150,16 @@ def head_phase(run: Run, start: int, foreseen: Tensor) -> None:
 
 @torch.no_grad()
 def _solve_head(run: Run, foreseen: Tensor) -> None:
-    """Of a mixture on the answers alone; what a refusal looks like is the mean of those in training."""
+    """Of a mixture on the answers alone; what a refusal looks like is the mean of those in training.
+
+    Raises:
+        TrainingError: all refusals are held out.
+    """
     adapter, training = run.adapter, run.training
     rows = torch.arange(len(training.queries))
     if adapter.shape.mixture:
+        if not training.refused.any():
+            raise TrainingError("expected a refusal among the training queries, but all of them are held out; add more")
         adapter.refusal.copy_(training.targets[training.refused].mean(0))
         rows = rows[~training.refused.cpu()]
     scales = _value_scales(run) if adapter.shape.values else None
@@ -180,8 +187,8 @@ def _value_scales(run: Run) -> Tensor:
     states = torch.cat([part.projected for part in parts]).flatten(1)
     values = torch.cat([part.values for part in parts if part.values is not None])
     layers = values.view(len(values), run.model.layers, -1)
-    spread = layers.std(0).square().mean(1).sqrt()  # (layers,)
-    return (spread / states.std(0).square().mean().sqrt()).repeat_interleave(layers.shape[2])
+    spread = layers.std(0).square().mean(1).sqrt() / states.std(0).square().mean().sqrt()  # (layers,)
+    return spread.clamp(min=_TINY).repeat_interleave(layers.shape[2])
 
 
 def _train_head(run: Run, start: int) -> None:
