@@ -375,9 +375,11 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "refused_share": round(sum(row.refused for row in rows) / len(rows), 4),
         "responses_sha256": sha256_of(rows),
         "seed": config.seed,
-        "settings": config.model_copy(
-            update={"adapter": config.adapter.model_copy(update={"tokens_from": None})}
-        ).model_dump(mode="json", include={"responses", "adapter", "loss", "optimiser"}),
+        "settings": config.model_dump(
+            mode="json",
+            include={"responses", "adapter", "loss", "optimiser"},
+            exclude={"adapter": {"tokens_from"}},  # a place; its hash stands below
+        ),
         "last_phase": position.phase,
         "last_step": position.step,
         **({} if prepared.answered_by is None else {"answered_by": prepared.answered_by.model_dump()}),
