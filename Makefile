@@ -30,7 +30,7 @@ audit: $(VENV)/.core
 # Most tests share the cores, one process and one thread each. Those on real models come after, since each of them takes
 # all cores and gigabytes of memory. A choice in ARGS may leave nothing to one of the two (exit status 5).
 test: $(VENV)/.dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --part rest --numprocesses logical --dist worksteal $(ARGS) || [[ $$? == 5 ]]
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --part rest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS) || [[ $$? == 5 ]]
 	@$(BIN)/python -m pytest --part real $(ARGS) || [[ $$? == 5 ]]
 
 check: $(VENV)/.dev
