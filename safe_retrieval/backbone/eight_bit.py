@@ -74,7 +74,7 @@ class EightBitLinear(nn.Module):
         self.block = _block_width(self.in_features)
         self.bias = layer.bias
         blocks = layer.weight.detach().float().reshape(self.out_features, -1, self.block).transpose(0, 1)
-        integers, scales = _rounded(blocks)
+        integers, scales = rounded(blocks)
         self.weight = nn.Parameter(integers.contiguous(), requires_grad=False)  # (blocks, out, block) int8
         self.scales: Tensor
         self.register_buffer("scales", scales.squeeze(-1))  # (blocks, out) float32
@@ -90,7 +90,7 @@ class EightBitLinear(nn.Module):
         flat = rows.reshape(-1, self.in_features).float()
         total: Tensor | None = None
         for part, weight, scale in zip(torch.split(flat, self.block, dim=1), self.weight, self.scales, strict=True):
-            integers, row_scales = _rounded(part)
+            integers, row_scales = rounded(part)
             product = torch._int_mm(integers, weight.t()).float().mul_(row_scales).mul_(scale)
             total = product if total is None else total.add_(product)
         total = cast("Tensor", total)
@@ -99,7 +99,7 @@ class EightBitLinear(nn.Module):
         return total.to(rows.dtype).reshape(*rows.shape[:-1], self.out_features)
 
 
-def _rounded(values: Tensor) -> tuple[Tensor, Tensor]:
+def rounded(values: Tensor) -> tuple[Tensor, Tensor]:
     """Vectors along the last dimension as int8, and the scale (..., 1) float32 that gives them back."""
     scales = values.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(_LARGEST)
     return values.div(scales).round_().to(torch.int8), scales

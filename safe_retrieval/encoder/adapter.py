@@ -15,18 +15,12 @@ embeddings), so that p has entries of order one and an untrained p already looks
 
 from __future__ import annotations
 
+import operator
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from safe_retrieval.errors import InputError
@@ -41,9 +35,6 @@ class HeadShape(StrEnum):
     """The linear layer plus a hidden layer with a learned offset a token: order of the tokens can matter."""
     RIDGE = "ridge"
     """One linear layer over all that is read, side by side, fitted in closed form once the tokens are trained."""
-
-
-_LATER = {"values", "mixture"}
 
 
 class AdapterShape(BaseModel):
@@ -73,13 +64,9 @@ class AdapterShape(BaseModel):
     head: HeadShape = HeadShape.MLP
     head_width: int = Field(default=512, gt=0)
     read_prompt: bool = True
-    values: int = Field(default=0, ge=0)
-    mixture: bool = False
-
-    @model_serializer(mode="wrap")
-    def _known(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What came later is left out at its default, so that an older record is written as it was."""
-        return {name: value for name, value in serialise(self).items() if value or name not in _LATER}
+    # What came later is left out at its default, so that an older record is written as it was.
+    values: int = Field(default=0, ge=0, exclude_if=operator.not_)
+    mixture: bool = Field(default=False, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _only_what_is_solved_for(self) -> AdapterShape:

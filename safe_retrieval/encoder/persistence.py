@@ -189,14 +189,14 @@ def _as_kept(name: str, tensor: torch.Tensor, *, eight_bit: bool) -> dict[str, t
     """A tensor as it is written, under one name or two."""
     import torch
 
+    from safe_retrieval.backbone.eight_bit import rounded
+
     if tensor.dim() < 2:  # scales, calibration, the refusal head: they cost nothing and decide a lot
         return {name: tensor.to(torch.float32)}
     if not eight_bit or name not in _WIDE:
         return {name: tensor.to(torch.float16)}
-    scale = tensor.abs().amax(1, keepdim=True).float() / 127
-    steps = torch.round(tensor / scale.clamp(min=torch.finfo(torch.float32).tiny))
-    # What is not finite has no steps; its scale says so.
-    return {name: torch.nan_to_num(steps).to(torch.int8), name + _SCALE: scale}
+    integers, scales = rounded(tensor)  # what is not finite shows in the scales
+    return {name: integers, name + _SCALE: scales}
 
 
 def write_record(folder: Path, record: AdapterRecord) -> AdapterRecord:

@@ -14,8 +14,14 @@ from safe_retrieval.backbone import eight_bit, language_model
 from safe_retrieval.backbone.eight_bit import EightBitLinear, can_multiply_exactly, quantise_linear_layers
 from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.errors import ModelError
-from tests.support.processors import needs_vnni
+from tests.support.processors import (
+    exact_products,  # noqa: F401  # a fixture
+    in_integers,
+    needs_vnni,
+)
 from tests.support.tiny_models import Family, save_tiny_model
+
+pytestmark = pytest.mark.usefixtures("exact_products")
 
 POLICY = "Answer safely."
 
@@ -29,7 +35,6 @@ def loaded(folder: Path, dtype: str) -> LanguageModel:
     return LanguageModel.from_folder(folder, name="tiny", fingerprint="sha256:0", dtype=dtype)
 
 
-@needs_vnni
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(128,), (1, 128), (7, 128), (2, 5, 128)])
 def test_products_are_near_those_of_the_plain_layer(shape: tuple[int, ...], bias: bool) -> None:
@@ -40,7 +45,6 @@ def test_products_are_near_those_of_the_plain_layer(shape: tuple[int, ...], bias
     assert (near - exact).norm() < 0.02 * exact.norm()
 
 
-@needs_vnni
 def test_weights_that_are_eight_bit_already_are_kept_exactly() -> None:
     layer = frozen(bias=False)
     integers = torch.randint(-127, 128, (64, 128)).float()
@@ -51,7 +55,6 @@ def test_weights_that_are_eight_bit_already_are_kept_exactly() -> None:
     assert torch.equal(EightBitLinear(layer)(rows), layer(rows))
 
 
-@needs_vnni
 def test_one_large_input_leaves_the_other_blocks_their_digits() -> None:
     layer = frozen(2 * 1536, 64)
     rows = torch.randn(3, 2 * 1536, generator=torch.Generator().manual_seed(1))
@@ -72,21 +75,18 @@ def test_blocks_are_equal_and_aligned_or_one(width: int, block: int) -> None:
     assert EightBitLinear(frozen(width, 8)).block == block
 
 
-@needs_vnni
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     layer = EightBitLinear(frozen())
     rows = torch.randn(9, 128) * torch.logspace(-3, 3, 9)[:, None]
     torch.testing.assert_close(layer(rows)[4:5], layer(rows[4:5]), rtol=1e-6, atol=0)
 
 
-@needs_vnni
 @pytest.mark.parametrize("value", [0.0, 1e-38, 1e30])
 def test_zero_tiny_and_huge_rows_stay_finite(value: float) -> None:
     out = EightBitLinear(frozen())(torch.full((2, 128), value))
     assert out.isfinite().all()
 
 
-@needs_vnni
 def test_what_is_not_a_number_is_not_hidden() -> None:
     out = EightBitLinear(frozen())(torch.tensor([[float("nan")] * 128, [1.0] * 128]))
     assert out[0].isnan().all()
@@ -105,7 +105,6 @@ def test_parameters_are_counted_as_before_and_take_a_quarter() -> None:
     assert sum(own.nbytes for own in quantised.parameters()) == layer.weight.nbytes // 4
 
 
-@needs_vnni
 def test_copies_and_saved_states_compute_the_same() -> None:
     layer, rows = EightBitLinear(frozen()), torch.randn(3, 128)
     other = EightBitLinear(frozen(bias=True))
@@ -123,7 +122,6 @@ def test_shared_and_trainable_weights_are_left_alone() -> None:
     assert [type(layer).__name__ for layer in tied] == ["Embedding", "Linear", "EightBitLinear", "Linear"]
 
 
-@needs_vnni
 def test_a_model_in_eight_bits_says_so_and_is_near_the_plain_one(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "tiny")
     plain, quantised = loaded(folder, "float32"), loaded(folder, "int8")
@@ -133,13 +131,11 @@ def test_a_model_in_eight_bits_says_so_and_is_near_the_plain_one(tmp_path: Path)
     assert torch.cosine_similarity(*states).min() > 0.99
 
 
-@needs_vnni
 def test_logits_keep_their_precision(tmp_path: Path) -> None:
     quantised = loaded(save_tiny_model(tmp_path / "tiny", Family.LLAMA), "int8")
     assert type(quantised.model.get_output_embeddings()) is nn.Linear
 
 
-@needs_vnni
 def test_a_model_without_linear_layers_is_refused(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "tiny", Family.GPT2)
     with pytest.raises(ModelError, match="no linear layers"):
@@ -161,11 +157,8 @@ def test_no_eight_bits_on_another_device(tmp_path: Path) -> None:
 
 @needs_vnni
 def test_a_processor_made_for_it_multiplies_exactly() -> None:
+    """By itself: where this runs, nothing stands in for its products."""
     assert can_multiply_exactly()
-
-
-def in_integers(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return left.int() @ right.int()
 
 
 def test_saturating_products_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

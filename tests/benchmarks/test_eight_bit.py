@@ -10,10 +10,10 @@ from benchmarks import eight_bit
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.types import QueryEncoding
 from tests.support.judges import save_judge
-from tests.support.processors import needs_vnni
+from tests.support.processors import exact_products  # noqa: F401  # a fixture
 
 
-@needs_vnni
+@pytest.mark.usefixtures("exact_products")
 def test_both_sides_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = save_judge(tmp_path, ["what is bread?", "who was she?"])
     load = ResponseEncoder.load

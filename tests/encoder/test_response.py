@@ -80,6 +80,22 @@ def test_batch_size_and_order_do_not_matter(family: Family, batch_size: int) -> 
     assert np.abs(shuffled_refusal - refusal[order]).max() < 1e-4
 
 
+def test_a_wide_mixture_is_that_of_the_prefix_too() -> None:
+    model = tiny_model()
+    size = model.shared_prefix(CAREFUL.system_prompt).key_values.values_size
+    loaded = loaded_for(model, head=HeadShape.RIDGE, thought_tokens=0, read_prompt=False, values=size, mixture=True)
+    loaded.adapter.refusal.copy_(torch.randn(DIMENSION))
+    query, system = "What is the capital of France?", CAREFUL.system_prompt
+    vectors, refusal = ResponseEncoder(model, loaded).encode([query])
+    assert refusal is not None
+    with torch.no_grad():
+        prefix = model.prefix_pass(model.token_ids([query], system), system)
+        projected = loaded.adapter.project(model.continuation_pass(prefix, loaded.adapter.tokens))
+        answer = loaded.adapter.align(projected, model.query_values(prefix, system))[0].numpy()
+    expected = (1 - refusal[0]) * answer + refusal[0] * loaded.adapter.refusal.numpy()
+    np.testing.assert_allclose(vectors[0], expected / np.linalg.norm(expected), atol=1e-4)
+
+
 @pytest.mark.parametrize("read_prompt", [True, False])
 @pytest.mark.parametrize("head", list(HeadShape))
 def test_one_pass_equals_prefix_then_continuation(head: HeadShape, read_prompt: bool) -> None:

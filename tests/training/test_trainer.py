@@ -22,9 +22,10 @@ from safe_retrieval.training import losses, phases, responses, trainer
 from safe_retrieval.training.config import TrainingConfig, load_config
 from safe_retrieval.training.log import read_log
 from safe_retrieval.training.queries import choose_queries
+from safe_retrieval.training.ridge import RidgeFit, fit_ridge
 from safe_retrieval.training.teachers import EncoderTeacher, load_teacher
 from safe_retrieval.training.trainer import Prepared, train
-from tests.support.processors import needs_vnni
+from tests.support.processors import exact_products  # noqa: F401  # a fixture
 from tests.support.tiny_models import save_tiny_model, tiny_model
 from tests.support.tiny_training import QUERIES, refuses, write_config
 
@@ -297,8 +298,18 @@ def test_a_head_in_closed_form(configure: Callable[..., TrainingConfig], monkeyp
 WIDE = {"head": "ridge", "read_values": True, "mixture": True}
 
 
-def test_a_mixture_that_reads_values_is_encoded_as_it_was_fitted(configure: Callable[..., TrainingConfig]) -> None:
+def test_a_mixture_that_reads_values_is_encoded_as_it_was_fitted(
+    configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = configure(adapter=WIDE)
+    fitted: list[torch.Tensor] = []
+
+    def fit(states: torch.Tensor, targets: torch.Tensor) -> RidgeFit:
+        found = fit_ridge(states, targets)
+        fitted.append(states @ found.weight.T + found.bias)
+        return found
+
+    monkeypatch.setattr(phases, "fit_ridge", fit)
     train(config, offline=True)
     loaded = load_adapter(config.out / "adapter")
     assert loaded.record.shape.mixture
@@ -311,6 +322,15 @@ def test_a_mixture_that_reads_values_is_encoded_as_it_was_fitted(configure: Call
     _, rows = responses.read_responses(config.out / "responses.jsonl")
     held_out = {query.text for query in choose_queries(config.queries, seed=config.seed)[: config.held_out]}
     encoder = ResponseEncoder.load(config.out / "adapter", offline=True)
+    by_query = {row.query: row for row in rows}
+    asked = [query.text for query in choose_queries(config.queries, seed=config.seed)[config.held_out :]]
+    answered = [query for query in asked if not by_query[query].refused]
+    with torch.no_grad():
+        ids, system = encoder.model.token_ids(answered, config.policy), config.policy
+        prompt, tail, values = encoder.model.joint_pass(ids, system, loaded.adapter.tokens, read_values=True)
+        projected = loaded.adapter.project(torch.cat((prompt[:, None], tail), dim=1))
+        answers = loaded.adapter.align(projected, values)
+    assert torch.cosine_similarity(answers, fitted[0]).min() > 0.995  # 8 bits on disk
     refusals = [row.response for row in rows if row.refused and row.query not in held_out]
     mean = load_teacher("self", encoder.model).targets(refusals).mean(0)
     np.testing.assert_allclose(loaded.adapter.refusal.numpy(), mean, atol=1e-3)
@@ -494,7 +514,7 @@ def test_without_the_chat_template(configure: Callable[..., TrainingConfig]) -> 
         configure(template="chatml")
 
 
-@needs_vnni
+@pytest.mark.usefixtures("exact_products")
 def test_answers_and_prefixes_in_eight_bits(configure: Callable[..., TrainingConfig]) -> None:
     config = configure(responses={"precision": "int8"})
     train(config, offline=True)
