@@ -34,6 +34,7 @@ from safe_retrieval.index.manifest import (
 from safe_retrieval.index.publish import locked, place, publish, writing
 from safe_retrieval.index.searchable import SearchableIndex
 from safe_retrieval.index.segments import Block
+from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.vector_files import VectorFiles, write_vectors
 from safe_retrieval.index.vectors import check_vectors
 
@@ -71,6 +72,7 @@ def assemble_index(
     factory: str = FLAT,
     memory: int | None = None,
     ready: Callable[[], ReadyFile | None] = _nothing_ready,
+    search: SearchSettings | None = None,
 ) -> IndexManifest:
     """Write documents and their vectors as an index.
 
@@ -82,6 +84,7 @@ def assemble_index(
         factory: the kind of index (:mod:`~safe_retrieval.index.factories`), or ``auto``.
         memory: as for :func:`~safe_retrieval.index.builder.build_index`.
         ready: asked when all blocks have been read; what it gives is copied in place of making FAISS's file anew.
+        search: how much a search looks at, of an index of this kind that somebody tuned.
 
     Raises:
         DataError: there are no documents, two have one id, or one cannot be stored.
@@ -117,7 +120,7 @@ def assemble_index(
                 originals=None if files.originals is None else place(files.originals, out),
             )
             build = _record(time.monotonic() - started)
-            manifest = IndexManifest(encoder, dimension, count, (segment,), build, factory=chosen.name)
+            manifest = IndexManifest(encoder, dimension, count, (segment,), build, factory=chosen.name, search=search)
             publish(manifest, out)
     return manifest
 
@@ -136,7 +139,8 @@ def merge_indexes(
         sources: two folders or more, in the order in which their documents are to come.
         out: folder of the new index: missing or empty.
         duplicates: what is done with an id that two of them have.
-        factory: the kind of index; ``None`` takes that of the first.
+        factory: the kind of index; ``None`` takes that of the first. What the first was tuned to holds for the new
+            one too, where it is of that kind.
         memory: as for :func:`assemble_index`.
 
     Raises:
@@ -158,7 +162,8 @@ def merge_indexes(
         _refuse_other_space(indexes[0], index)
     blocks = _merged(indexes, duplicates)
     kind = factory or first.factory
-    return assemble_index(blocks, first.encoder, first.dimension, out, factory=kind, memory=memory)
+    search = first.search if kind == first.factory else None
+    return assemble_index(blocks, first.encoder, first.dimension, out, factory=kind, memory=memory, search=search)
 
 
 def _merged(indexes: Sequence[SearchableIndex], duplicates: Duplicates) -> Iterator[Block]:

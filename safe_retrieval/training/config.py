@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -83,10 +84,13 @@ class ResponseSettings(_Settings):
         precision: ``full``, that of the training, or ``int8``: answers, and the kept prefixes that the trained tokens
             stand behind, are computed in 8-bit integers, in half the time or less on a CPU that has such products. The
             tokens and their gradients are computed in full precision either way.
+        prefix_precision: of the kept prefixes, where it is to be another than that of the answers: those of a larger
+            model are worth reading in full what they answer.
     """
 
     model: str | None = None
     precision: Precision = Precision.FULL
+    prefix_precision: Precision | None = Field(default=None, exclude_if=operator.not_)
     max_new_tokens: int = Field(default=48, gt=0)
     batch_size: int = Field(default=128, gt=0)
 

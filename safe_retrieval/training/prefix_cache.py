@@ -56,12 +56,21 @@ class PrefixCache:
         system_prompt: the policy's system prompt.
         root: folder for kept prefixes; ``None`` keeps nothing.
         max_bytes: bound on what is kept.
+        dtype: of what :meth:`get` gives; ``None`` is the backbone's own. A run whose backbone reads in 8-bit integers
+            may train in another floating point than those come in.
     """
 
     def __init__(
-        self, model: LanguageModel, system_prompt: str, root: Path | None, *, max_bytes: int = DEFAULT_MAX_BYTES
+        self,
+        model: LanguageModel,
+        system_prompt: str,
+        root: Path | None,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._model = model
+        self._dtype = dtype or model.dtype
         self._system_prompt = system_prompt
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
@@ -211,11 +220,12 @@ class PrefixCache:
         shared = self._model.shared_prefix(self._system_prompt).length
 
         def rounded(tensor: Tensor) -> Tensor:
-            own = tensor[:, :, shared:].to(torch.bfloat16).to(tensor.dtype)
-            return torch.cat((tensor[:, :, :shared], own), dim=2)
+            own = tensor[:, :, shared:].to(torch.bfloat16).to(self._dtype)
+            return torch.cat((tensor[:, :, :shared].to(self._dtype), own), dim=2)
 
         keys, values = prefix.key_values
-        return prefix._replace(key_values=KeyValues(tuple(map(rounded, keys)), tuple(map(rounded, values))))
+        key_values = KeyValues(tuple(map(rounded, keys)), tuple(map(rounded, values)))
+        return prefix._replace(key_values=key_values, state=prefix.state.to(self._dtype))
 
     def _assemble(self, rows: Sequence[tuple[Tensor, Tensor]]) -> Prefix:
         """Lay kept rows side by side: [shared][padding][own], as a prefix pass would have."""
@@ -224,7 +234,7 @@ class PrefixCache:
         own = [int(kv.shape[3]) for kv, _ in rows]
         width = max(own)
         layers, _, heads, _, dim = rows[0][0].shape
-        stacked = torch.zeros(layers, 2, len(rows), heads, shared.length + width, dim, dtype=model.dtype)
+        stacked = torch.zeros(layers, 2, len(rows), heads, shared.length + width, dim, dtype=self._dtype)
         for layer, (key, value) in enumerate(zip(shared.key_values.keys, shared.key_values.values, strict=True)):
             stacked[layer, 0, :, :, : shared.length] = key[0].cpu()
             stacked[layer, 1, :, :, : shared.length] = value[0].cpu()
@@ -236,7 +246,7 @@ class PrefixCache:
             KeyValues.unpack(stacked.to(model.device)),
             mask.to(model.device),
             (shared.length + torch.tensor(own)).to(model.device),
-            torch.stack([state for _, state in rows]).to(model.device, model.dtype),
+            torch.stack([state for _, state in rows]).to(model.device, self._dtype),
         )
 
 

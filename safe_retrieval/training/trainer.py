@@ -128,7 +128,11 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     config.out.mkdir(parents=True, exist_ok=True)
     reader = _reader(config, model, offline=offline)
     prefixes = PrefixCache(
-        reader, policy.system_prompt, config.prefixes_path, max_bytes=int(config.prefix_gigabytes * 2**30)
+        reader,
+        policy.system_prompt,
+        config.prefixes_path,
+        max_bytes=int(config.prefix_gigabytes * 2**30),
+        dtype=model.dtype,
     )
     teacher = load_teacher(config.teacher, model, offline=offline)  # what is missing is said before hours of work
     queries, file = choose_queries(config.queries, seed=config.seed), config.responses_path
@@ -185,17 +189,26 @@ def _tokens_from(config: TrainingConfig, model: LanguageModel, policy: ResponseP
 
 def _reader(config: TrainingConfig, model: LanguageModel, *, offline: bool) -> LanguageModel:
     """The backbone in the precision in which queries are read: ``model`` itself, or a second copy."""
-    if config.responses.precision is Precision.FULL:
-        return model
-    second = LanguageModel.load(config.backbone, dtype=config.responses.precision.dtype, offline=offline)
-    return second.in_template(chat=model.chat)
+    precision = _reads_in(config)
+    return model if precision is Precision.FULL else _in_precision(config.backbone, precision, model, offline=offline)
 
 
 def _answering(config: TrainingConfig, reader: LanguageModel, *, offline: bool) -> LanguageModel:
-    """Who answers: the backbone that reads, or another model in the same precision and in its own chat template."""
-    if config.responses.model is None:
+    """Who answers: the backbone that reads, a copy in another precision, or another model in its own chat template."""
+    precision = config.responses.precision
+    if config.responses.model is not None:
+        return LanguageModel.load(config.responses.model, dtype=precision.dtype, offline=offline)
+    if precision is _reads_in(config):
         return reader
-    return LanguageModel.load(config.responses.model, dtype=config.responses.precision.dtype, offline=offline)
+    return _in_precision(config.backbone, precision, reader, offline=offline)
+
+
+def _reads_in(config: TrainingConfig) -> Precision:
+    return config.responses.prefix_precision or config.responses.precision
+
+
+def _in_precision(name: str, precision: Precision, like: LanguageModel, *, offline: bool) -> LanguageModel:
+    return LanguageModel.load(name, dtype=precision.dtype, offline=offline).in_template(chat=like.chat)
 
 
 def _named(model: LanguageModel) -> BackboneRecord:

@@ -28,6 +28,7 @@ from safe_retrieval.index.manifest import EncoderRecord
 from safe_retrieval.index.parquet import import_parquet
 from safe_retrieval.index.recheck import reencoding_faults
 from safe_retrieval.index.segments import Block
+from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.types import Document, FloatMatrix
 from tests.support.corpora import small_corpus
 from tests.support.encoders import HashEncoder
@@ -231,6 +232,20 @@ def test_merge_within_some_memory(tmp_path: Path) -> None:
     assert made["all"].segments[0].vectors == made["little"].segments[0].vectors
     with pytest.raises(InputError, match="more than the"):
         merge_indexes([tmp_path / "one", tmp_path / "two"], tmp_path / "none", factory="IVF4,Flat", memory=1_000)
+
+
+def test_a_merged_index_is_searched_as_the_first_was_tuned(tmp_path: Path) -> None:
+    tuned = SearchSettings(probes=3)
+    for name, numbers in (("one", range(300)), ("two", range(300, 600))):
+        documents = [Document(f"d{n}", f"stone {n} of the wall {n % 7}") for n in numbers]
+        build_index(documents, ENCODER, tmp_path / name, factory="IVF4,Flat")
+    with load_index(tmp_path / "one") as index:
+        index.tune("IVF4,Flat", tuned)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    assert merge_indexes(folders, tmp_path / "both").search == tuned
+    assert merge_indexes(folders[::-1], tmp_path / "backwards").search is None
+    assert merge_indexes(folders, tmp_path / "flat", factory="Flat").search is None  # it has no clusters to probe
+    assert verify_index(tmp_path / "both") == []
 
 
 def test_merge_with_ids_in_both(tmp_path: Path) -> None:

@@ -166,6 +166,23 @@ def test_another_policy_backbone_or_precision_is_not_served(tmp_path: Path) -> N
     assert cache(tmp_path).holds(SOME[0])
 
 
+@pytest.mark.parametrize("max_bytes", [0, 2**30], ids=["computed", "kept"])
+def test_prefixes_come_in_the_dtype_asked_for(tmp_path: Path, max_bytes: int) -> None:
+    """A run reads in 8-bit integers, whose floats are float32, and may train in bfloat16."""
+    given = PrefixCache(tiny_model(), SYSTEM, tmp_path, max_bytes=max_bytes, dtype=torch.bfloat16)
+    prefix = given.get(SOME)
+    assert {tensor.dtype for tensor in (*prefix.key_values.keys, *prefix.key_values.values, prefix.state)} == {
+        torch.bfloat16
+    }
+    assert given.compute(SOME).state.dtype == torch.float32
+    trained = LanguageModel(
+        copy.deepcopy(tiny_model().model).bfloat16(), tiny_model().tokenizer, name="tiny", fingerprint="sha256:same"
+    )
+    tail = torch.randn(2, HIDDEN, generator=torch.Generator().manual_seed(0))
+    expected = continued(cache(None).get(SOME))
+    torch.testing.assert_close(trained.continuation_pass(prefix, tail).float(), expected, atol=0.1, rtol=0.05)
+
+
 def test_without_a_folder_nothing_is_kept() -> None:
     nowhere = cache(None)
     nowhere.compute(SOME)

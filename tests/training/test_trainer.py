@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+from safe_retrieval.backbone import language_model
 from safe_retrieval.backbone.language_model import LanguageModel
 from safe_retrieval.encoder.persistence import load_adapter
+from safe_retrieval.encoder.policy import policy_from
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.errors import ConfigError, DataError, TrainingError
 from safe_retrieval.training import losses, phases, responses, trainer
 from safe_retrieval.training.config import TrainingConfig, load_config
 from safe_retrieval.training.log import read_log
+from safe_retrieval.training.prefix_cache import PrefixCache
 from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.ridge import RidgeFit, fit_ridge
 from safe_retrieval.training.teachers import EncoderTeacher, load_teacher
@@ -515,7 +518,11 @@ def test_without_the_chat_template(configure: Callable[..., TrainingConfig]) -> 
 
 
 @pytest.mark.usefixtures("exact_products")
-def test_answers_and_prefixes_in_eight_bits(configure: Callable[..., TrainingConfig]) -> None:
+@pytest.mark.parametrize("native", [torch.float32, torch.bfloat16], ids=str)
+def test_answers_and_prefixes_in_eight_bits(
+    configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch, native: torch.dtype
+) -> None:
+    monkeypatch.setattr(language_model, "native_dtype", lambda device: native)
     config = configure(responses={"precision": "int8"})
     train(config, offline=True)
     header, rows = responses.read_responses(config.out / "responses.jsonl")
@@ -523,9 +530,31 @@ def test_answers_and_prefixes_in_eight_bits(configure: Callable[..., TrainingCon
     assert len(rows) == len(QUERIES)
     record = load_adapter(config.out / "adapter").record
     assert record.training["settings"]["responses"]["precision"] == "int8"
-    assert record.training["dtype"] != "int8"  # the tokens and their gradients
+    assert f"torch.{record.training['dtype']}" == str(native)  # of the tokens and their gradients
     with pytest.raises(TrainingError, match="another precision"):
         train(configure(), offline=True)
+
+
+@pytest.mark.usefixtures("exact_products")
+@pytest.mark.parametrize(("answers", "prefixes"), [("int8", "full"), ("full", "int8")])
+@pytest.mark.parametrize("taught", [False, True])
+def test_prefixes_in_another_precision_than_the_answers(
+    configure: Callable[..., TrainingConfig], tmp_path: Path, taught: bool, answers: str, prefixes: str
+) -> None:
+    other = str(save_tiny_model(tmp_path / "other", seed=1)) if taught else None
+    config = configure(responses={"model": other, "precision": answers, "prefix_precision": prefixes})
+    train(config, offline=True)
+    assert responses.read_responses(config.out / "responses.jsonl")[0].precision == answers
+    dtypes = {"full": "auto", "int8": "int8"}
+    kept = {
+        name: PrefixCache(
+            LanguageModel.load(config.backbone, dtype=dtype, offline=True),
+            policy_from(config.policy).system_prompt,
+            config.prefixes_path,
+        ).size_bytes
+        for name, dtype in dtypes.items()
+    }
+    assert [name for name, size in kept.items() if size] == [prefixes]
 
 
 def test_another_model_answers(configure: Callable[..., TrainingConfig], tmp_path: Path) -> None:
