@@ -406,8 +406,14 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
 
 
 def _origin(adapter: LoadedAdapter) -> dict[str, Any]:
-    """What a record says of the adapter whose tokens it has: its hash, and what they were trained on."""
+    """What a record says of the adapter whose tokens it has: its hash, and what they were trained on.
+
+    Tokens that were taken over there already are those of the adapter that they came from.
+    """
     training = adapter.record.training
+    if "tokens_from" in training and not training["settings"]["optimiser"]["epochs"]:
+        earlier: dict[str, Any] = training["tokens_from"]
+        return earlier
     kept = ("queries", "responses_sha256", "seed")
     return {"adapter": adapter.fingerprint, **{name: training[name] for name in kept if name in training}}
 

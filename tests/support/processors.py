@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from safe_retrieval.backbone import eight_bit
+from safe_retrieval.backbone import eight_bit, language_model
 
 needs_vnni = pytest.mark.skipif(
     not torch.cpu._is_vnni_supported(), reason="no AVX512-VNNI: 8-bit products may saturate, and are refused"
@@ -27,3 +27,9 @@ def exact_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     eight_bit.can_multiply_exactly.cache_clear()
     yield
     eight_bit.can_multiply_exactly.cache_clear()
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor without bfloat16: for what is to agree to more digits than bfloat16 has."""
+    monkeypatch.setattr(language_model, "native_dtype", lambda device: torch.float32)

@@ -28,7 +28,7 @@ from safe_retrieval.training.queries import choose_queries
 from safe_retrieval.training.ridge import RidgeFit, fit_ridge
 from safe_retrieval.training.teachers import EncoderTeacher, load_teacher
 from safe_retrieval.training.trainer import Prepared, train
-from tests.support.processors import exact_products  # noqa: F401  # a fixture
+from tests.support.processors import exact_products, in_float32  # noqa: F401  # fixtures
 from tests.support.tiny_models import save_tiny_model, tiny_model
 from tests.support.tiny_training import QUERIES, refuses, write_config
 
@@ -178,19 +178,22 @@ def test_a_finished_run_is_not_trained_again(
     assert load_adapter(config.out / "adapter").record.weights_sha256 == before.weights_sha256
 
 
+@pytest.mark.usefixtures("in_float32")
 @pytest.mark.parametrize(
     "changes",
     [{"prefix_gigabytes": 0.0}, {"responses": {"batch_size": 50}}],
     ids=["nothing kept", "other batches of responses"],
 )
 def test_how_it_is_computed_does_not_show_in_the_curve(
-    configure: Callable[..., TrainingConfig], finished: TrainingConfig, changes: dict[str, Any]
+    configure: Callable[..., TrainingConfig], changes: dict[str, Any]
 ) -> None:
-    config = configure(**changes)
-    train(config, offline=True)
-    assert_same_curve(finished, config, 1e-3)
+    plain, other = configure(out="plain"), configure(out="other", **changes)
+    for config in (plain, other):
+        train(config, offline=True)
+    assert_same_curve(plain, other, 1e-3)
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_two_workers(configure: Callable[..., TrainingConfig]) -> None:
     one, two = (
         configure(
@@ -359,6 +362,9 @@ def test_a_head_on_the_tokens_of_an_earlier_run(
     assert str(earlier) not in json.dumps(training)
     assert training["held_out"]["reconstruction"] > 0
     assert f"`{before.fingerprint}`" in (config.out / "adapter" / "README.md").read_text()
+    again = configure(out="again", adapter={"tokens_from": str(config.out / "adapter")}, optimiser={"epochs": 0})
+    train(again, offline=True)
+    assert load_adapter(again.out / "adapter").record.training["tokens_from"] == training["tokens_from"]
     with pytest.raises(TrainingError, match="expected compression_tokens 3, got 2"):
         train(configure(out="other", adapter={"compression_tokens": 3, "tokens_from": str(earlier)}), offline=True)
     with pytest.raises(TrainingError, match="rendered template"):
