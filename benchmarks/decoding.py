@@ -1,6 +1,6 @@
 """What an embedding can be read back as: the decoded text against the backbone's own response.
 
-    python benchmarks/decoding.py benchmarks/adapters/qwen2.5-coder-0.5b-instruct.yaml
+    python benchmarks/decoding.py benchmarks/adapters/qwen2.5-coder-0.5b-instruct-tokens.yaml
 
 Held-out queries of a finished run: each is embedded, the embedding is decoded, and the text is compared with the
 response that the backbone gave when it was asked. Do both refuse, or neither? As most responses answer, always

@@ -1,6 +1,6 @@
 """Our trainer against the paper's own classes (llm2vec-gen 0.1.3): same backbone, responses, teacher vectors and seed.
 
-    python benchmarks/peer.py benchmarks/adapters/qwen2.5-coder-0.5b-instruct.yaml --steps 200 --out runs/peer
+    python benchmarks/peer.py benchmarks/adapters/qwen2.5-coder-0.5b-instruct-tokens.yaml --steps 200 --out runs/peer
 
 The peer's wheel is downloaded without its dependencies (or given with ``--wheel``), checked and unpacked; only the
 process that trains it ever has it on its path. Each side runs in a process of its own, one after the other, and writes

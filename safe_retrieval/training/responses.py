@@ -172,6 +172,17 @@ def read_responses(path: Path) -> tuple[ResponsesHeader, list[Response]]:
     return header, list(_rows(path, lines[1:]))
 
 
+def held_back(rows: Sequence[Response], count: int) -> tuple[list[Response], list[Response]]:
+    """The ``count`` rows to hold back, and those to train on, both in their order.
+
+    Back go the queries of the smallest hashes, so none of them was trained on by a run on a part of these queries: an
+    adapter that takes over the tokens of such a run is evaluated on nothing that they have seen.
+    """
+    by_hash = sorted(rows, key=lambda row: hashlib.sha256(row.query.encode()).digest())
+    back = {row.query for row in by_hash[:count]}
+    return [row for row in rows if row.query in back], [row for row in rows if row.query not in back]
+
+
 def sha256_of(responses: Sequence[Response]) -> str:
     """Hash of rows, independent of their order; part of an adapter's training record."""
     digest = hashlib.sha256()

@@ -59,7 +59,7 @@ from safe_retrieval.training.refusal import (
     require_both_verdicts,
 )
 from safe_retrieval.training.reliability import rounded
-from safe_retrieval.training.responses import Response, answered_responses, generate_responses, sha256_of
+from safe_retrieval.training.responses import Response, answered_responses, generate_responses, held_back, sha256_of
 from safe_retrieval.training.teachers import Teacher, load_teacher
 
 
@@ -160,7 +160,7 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
             "give more queries, or hold out fewer"
         )
     require_both_verdicts(np.array([row.refused for row in usable]))
-    held_out, training = usable[: config.held_out], usable[config.held_out :]
+    held_out, training = held_back(usable, config.held_out)
     return Prepared(config, model, policy, teacher, prefixes, training, held_out, answered_by, tokens_from)
 
 

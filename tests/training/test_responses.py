@@ -19,6 +19,7 @@ from safe_retrieval.training.responses import (
     Response,
     answered_responses,
     generate_responses,
+    held_back,
     read_responses,
     sha256_of,
 )
@@ -223,3 +224,16 @@ def test_the_hash_is_of_the_rows_and_not_of_their_order() -> None:
     assert sha256_of(rows) != sha256_of(rows[:1])
     # Adapters store it.
     assert sha256_of(rows) == "sha256:89b6766e2050f36e356bb8923707bc61f749e466e8f747c0dca208bba52dea07"
+
+
+def test_what_is_held_back_of_more_was_held_back_of_less() -> None:
+    rows = [Response(f"query {n}", "somewhere", f"answer {n}", refused=False) for n in range(200)]
+    back, trained = held_back(rows, 20)
+    assert len(back) == 20
+    assert sorted([*back, *trained]) == sorted(rows)
+    assert [row for row in rows if row in set(back)] == back  # in their order
+    assert [row for row in rows if row in set(trained)] == trained
+    for part in (rows[:120], rows[70:], rows[::3]):
+        assert not set(back) & set(held_back(part, 20)[1])
+    assert set(held_back(rows[::-1], 20)[0]) == set(back)
+    assert held_back(rows, 0) == ([], rows)

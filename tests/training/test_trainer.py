@@ -267,7 +267,7 @@ def held_out_cosine(config: TrainingConfig) -> float:
     encoder = ResponseEncoder.load(config.out / "adapter", offline=True)
     by_query = {row.query: row for row in responses.read_responses(config.out / "responses.jsonl")[1]}
     rows = [by_query[query.text] for query in choose_queries(config.queries, seed=config.seed)]
-    held_out = [row for row in rows if row.response][: config.held_out]
+    held_out, _ = responses.held_back([row for row in rows if row.response], config.held_out)
     targets = load_teacher("self", encoder.model).targets([row.response for row in held_out])
     vectors = encoder.encode_queries([row.query for row in held_out])
     return float(np.einsum("nd,nd->n", vectors, targets).mean())
@@ -325,19 +325,18 @@ def test_a_mixture_that_reads_values_is_encoded_as_it_was_fitted(
     # The probabilities are of a head that has seen these queries here, and of one that had not there.
     assert held_out_cosine(config) == pytest.approx(evaluated, abs=0.05)
 
-    _, rows = responses.read_responses(config.out / "responses.jsonl")
-    held_out = {query.text for query in choose_queries(config.queries, seed=config.seed)[: config.held_out]}
+    by_query = {row.query: row for row in responses.read_responses(config.out / "responses.jsonl")[1]}
+    rows = [by_query[query.text] for query in choose_queries(config.queries, seed=config.seed)]
+    _, trained = responses.held_back(rows, config.held_out)
     encoder = ResponseEncoder.load(config.out / "adapter", offline=True)
-    by_query = {row.query: row for row in rows}
-    asked = [query.text for query in choose_queries(config.queries, seed=config.seed)[config.held_out :]]
-    answered = [query for query in asked if not by_query[query].refused]
+    answered = [row.query for row in trained if not row.refused]
     with torch.no_grad():
         ids, system = encoder.model.token_ids(answered, config.policy), config.policy
         prompt, tail, values = encoder.model.joint_pass(ids, system, loaded.adapter.tokens, read_values=True)
         projected = loaded.adapter.project(torch.cat((prompt[:, None], tail), dim=1))
         answers = loaded.adapter.align(projected, values)
     assert torch.cosine_similarity(answers, fitted[0]).min() > 0.995  # 8 bits on disk
-    refusals = [row.response for row in rows if row.refused and row.query not in held_out]
+    refusals = [row.response for row in trained if row.refused]
     mean = load_teacher("self", encoder.model).targets(refusals).mean(0)
     np.testing.assert_allclose(loaded.adapter.refusal.numpy(), mean, atol=1e-3)
 
