@@ -168,9 +168,13 @@ def _tokens(record: AdapterRecord) -> str:
     origin: Mapping[str, Any] | None = record.training.get("tokens_from")
     if origin is None:
         return ""
+    answered_by: Mapping[str, Any] = origin.get("answered_by") or record.backbone.model_dump()
+    foretold = f" A text that is decoded is one that {answered_by['name']} would answer."
+    heads = "alignment head" if "judge" in record.training else "alignment and the refusal head"
     return (
-        f" They were for the alignment and the refusal head. Tokens and reconstruction head are those of the adapter "
+        f" They were for the {heads}. Tokens and reconstruction head are those of the adapter "
         f"`{origin['adapter']}`, trained on {origin.get('queries', 0):,} queries, which the held-out ones may be among."
+        f"{foretold if answered_by['name'] != _answering_name(record) else ''}"
     )
 
 
@@ -208,7 +212,8 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
 def _figures(record: AdapterRecord) -> str:
     held_out: Mapping[str, Any] = record.training.get("held_out") or {}
     count = record.training.get("held_out_queries", 0)
-    return "## Figures\n\n" + _table(
+    before = "\n\nAlignment was measured with the run's own refusal head, before the judge's took its place."
+    table = _table(
         {
             "alignment: cosine to the teacher's vector of the response": _number(held_out.get("cosine")),
             f"own response nearest among {count:,} held-out ones": _percent(held_out.get("own_response")),
@@ -218,6 +223,7 @@ def _figures(record: AdapterRecord) -> str:
             **_calibration(record),
         }
     )
+    return f"## Figures\n\n{table}{before if record.shape.mixture and 'judge' in record.training else ''}"
 
 
 def _calibration(record: AdapterRecord) -> dict[str, str]:

@@ -414,7 +414,7 @@ def _origin(adapter: LoadedAdapter) -> dict[str, Any]:
     if "tokens_from" in training and not training["settings"]["optimiser"]["epochs"]:
         earlier: dict[str, Any] = training["tokens_from"]
         return earlier
-    kept = ("queries", "responses_sha256", "seed")
+    kept = ("queries", "responses_sha256", "seed", "answered_by")
     return {"adapter": adapter.fingerprint, **{name: training[name] for name in kept if name in training}}
 
 

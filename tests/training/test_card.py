@@ -73,6 +73,30 @@ def test_it_says_whose_answers_are_foreseen() -> None:
     assert "`sha256:larger`" in other
 
 
+def test_it_says_where_tokens_come_from_and_what_they_can_be_read_back_as() -> None:
+    record = record_for(tiny_model())
+    origin = {"adapter": "sha256:origin", "queries": 1234}
+    larger = {"answered_by": {"name": "larger", "fingerprint": "sha256:larger"}}
+
+    def told(**training: object) -> str:
+        return card(record.model_copy(update={"training": {**TRAINING, **training}}), 1)
+
+    plain = told(tokens_from=origin)
+    assert "They were for the alignment and the refusal head. Tokens and reconstruction head are those" in plain
+    assert "`sha256:origin`, trained on 1,234 queries" in plain
+    for same in (plain, told(tokens_from={**origin, **larger}, **larger)):
+        assert "text that is decoded" not in same
+    judge = {"name": "judge", "queries": 1, "queries_by_source": {}, "refused_share": 0.1, "kept_apart": True}
+    judged = told(tokens_from=origin, judge={**judge, "fingerprint": "f", "adapter": "a", "policy": "p"})
+    assert "They were for the alignment head. Tokens" in judged
+    assert "before the judge's" not in judged  # no mixture: its vectors have nothing to do with the refusal head
+    record = record.model_copy(update={"shape": record.shape.model_copy(update={"mixture": True})})
+    assert "before the judge's" in told(judge={**judge, "fingerprint": "f", "adapter": "a", "policy": "p"})
+    assert f"A text that is decoded is one that {record.backbone.name} would answer." in told(
+        tokens_from=origin, **larger
+    )
+
+
 def test_licences_come_from_the_catalog() -> None:
     record = record_for(tiny_model())
     known = record.model_copy(
