@@ -127,7 +127,7 @@ class PrefixCache:
             side_by_side(keep, batches, workers)
 
     def get(self, queries: Sequence[str]) -> Prefix:
-        """The prefixes of a batch: read where all of them are kept, computed (and kept) where one is not.
+        """The prefixes of a batch: read where they are kept, computed (and kept) where they are not.
 
         Keys and values are those of bfloat16 either way, so what is kept does not show in a result.
         """
@@ -135,8 +135,13 @@ class PrefixCache:
         with self._lock:
             places = [self._index.get(digest) for digest in digests]
         rows = [None if place is None else self._read(place) for place in places]
-        whole = [row for row in rows if row is not None]
-        return self._assemble(whole) if len(whole) == len(rows) else self._rounded(self.compute(queries))
+        missing = [query for query, row in zip(queries, rows, strict=True) if row is None]
+        if len(missing) == len(rows):
+            return self._rounded(self.compute(queries))
+        if missing:
+            computed, place = self.compute(missing), iter(range(len(missing)))
+            rows = [self._row(computed, next(place)) if row is None else row for row in rows]
+        return self._assemble([row for row in rows if row is not None])
 
     def values(self, prefix: Prefix) -> Tensor:
         """(B, V) float32 attention values of a prefix (:meth:`LanguageModel.query_values`)."""
@@ -145,17 +150,11 @@ class PrefixCache:
     def _keep(self, queries: Sequence[str], prefix: Prefix) -> None:
         if self._folder is None:
             return
-        shared = self._model.shared_prefix(self._system_prompt).length
         tensors: dict[str, Tensor] = {}
-        width = prefix.mask.shape[1]
         for row, query in enumerate(queries):
             digest = _digest(query)
-            if digest in self._index or f"{digest}.kv" in tensors:
-                continue
-            own = int(prefix.lengths[row]) - shared
-            packed = prefix.key_values.pack(row, slice(width - own, width))
-            tensors[f"{digest}.kv"] = packed.to("cpu", torch.bfloat16).contiguous()
-            tensors[f"{digest}.state"] = prefix.state[row].to("cpu", torch.float32).contiguous()
+            if digest not in self._index and f"{digest}.kv" not in tensors:
+                tensors[f"{digest}.kv"], tensors[f"{digest}.state"] = self._row(prefix, row)
         size = sum(tensor.nbytes for tensor in tensors.values()) + _HEADER_BYTES * len(tensors)
         with self._lock:
             if not tensors:
@@ -172,6 +171,14 @@ class PrefixCache:
         with self._lock:
             self._bytes -= size + replaced
             self._add(file, checksums)
+
+    def _row(self, prefix: Prefix, row: int) -> tuple[Tensor, Tensor]:
+        """What is kept of one prompt: its own keys and values (layers, 2, kv_heads, n, head_dim), and its state."""
+        width = prefix.mask.shape[1]
+        own = int(prefix.lengths[row]) - self._model.shared_prefix(self._system_prompt).length
+        packed = prefix.key_values.pack(row, slice(width - own, width))
+        state = prefix.state[row]
+        return packed.to("cpu", torch.bfloat16).contiguous(), state.to("cpu", torch.float32).contiguous()
 
     @staticmethod
     def _write(file: Path, tensors: dict[str, Tensor], checksums: dict[str, str]) -> None:
