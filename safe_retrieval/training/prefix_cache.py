@@ -137,7 +137,7 @@ class PrefixCache:
         rows = [None if place is None else self._read(place) for place in places]
         missing = [query for query, row in zip(queries, rows, strict=True) if row is None]
         if len(missing) == len(rows):
-            return self._rounded(self.compute(queries))
+            return self._rounded(self.compute(queries))  # as they lie, on their device
         if missing:
             computed, place = self.compute(missing), iter(range(len(missing)))
             rows = [self._row(computed, next(place)) if row is None else row for row in rows]
