@@ -2,6 +2,7 @@
 
 The network is closed from the start of the session, the collection of tests included, and open for tests marked
 ``real`` and their fixtures alone. Connections to the loopback interface are allowed by design (``support/network.py``).
+For them alone, too, are there the models that were downloaded before.
 """
 
 from __future__ import annotations
@@ -45,14 +46,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Around the whole of a test: a fixture would come after those of a module or a session that the test asks for."""
-    with open_network() if item.get_closest_marker("real") else _programs_cut_off():
+    with open_network() if item.get_closest_marker("real") else _nothing_downloaded():
         return (yield)
 
 
 @contextmanager
-def _programs_cut_off() -> Iterator[None]:
-    """Close the network to every Python that is started from here, too."""
+def _nothing_downloaded() -> Iterator[None]:
+    """Close the network to every Python that is started from here, too, and hide the models that are here already.
+
+    A test that asks for one of these would pass on a machine that has it, and on no other.
+    """
     paths = [str(_NO_NETWORK), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        patch.setenv("SAFE_RETRIEVAL_HOME", os.devnull)
         yield

@@ -273,8 +273,8 @@ def test_an_id_that_comes_twice_in_a_corpus_is_found_however_far_apart(
     assert json.loads(CLI.invoke(app, ["get", out, "twice"]).stdout)[0]["text"] == "t 0"
 
 
-def test_metadata_with_half_a_character_is_printed_as_json(tmp_path: Path) -> None:
-    corpus, out = tmp_path / "c.jsonl", str(tmp_path / "out")
+def test_metadata_with_half_a_character_is_printed_as_json(corpus: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
     corpus.write_text(json.dumps({"_id": "a", "text": "x", "note": "cut \ud83d"}))
     CLI.invoke(app, ["build", str(corpus), out])
     printed = CLI.invoke(app, ["get", out, "a"])
