@@ -107,7 +107,7 @@ def add_safe_index(
         arm: how queries are turned into hits.
         gate: what is done with queries that the backbone would refuse.
         threshold: refusal probability from which the gate fires.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         offline: open no connection.

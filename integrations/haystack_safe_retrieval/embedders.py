@@ -40,7 +40,7 @@ class SafeTextEmbedder:
     Args:
         arm: ``output``, ``blend``, ``hyde`` or ``input``.
         document_encoder: name, hub id or folder.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         prefix: put before each text.

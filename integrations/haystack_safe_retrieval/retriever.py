@@ -30,7 +30,7 @@ class SafeIndexRetriever:
         threshold: refusal probability from which the gate fires.
         top_k: most documents for a query.
         filters: what the metadata must fulfil, in Haystack's form; a search looks at the matching documents alone.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         offline: open no connection.

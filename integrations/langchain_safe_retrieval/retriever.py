@@ -139,7 +139,7 @@ class SafeRetriever(BaseRetriever):
         Args:
             index_path: the folder.
             arm: how queries are encoded: ``output``, ``blend``, ``hyde`` or ``input``.
-            adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+            adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
             backbone: language model; ``None`` takes the adapter's, or the default.
             policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
             offline: open no connection.

@@ -44,7 +44,7 @@ def safe_retrieval_model(
         arm: one of ``safe-retrieval bench list``: ``teacher``, ``response``, ``blend``, ``gated`` and so on. An arm
             with a gate or with words ranks for itself and does retrieval tasks alone; the others are encoders.
         document_encoder: name, hub id or folder.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         prompts: put before queries, by mteb's names of tasks, kinds of task and ``"query"``; ``None`` takes the paper's

@@ -58,7 +58,7 @@ def run_mteb(
         out: mteb's results folder; what is there already for this model's revision is not computed again. ``None``
             keeps nothing.
         document_encoder: of our arms.
-        adapter: of our arms; ``None`` takes the one shipped for the backbone.
+        adapter: of our arms; ``None`` takes the one shipped for backbone and document encoder.
         backbone: of our arms; ``None`` takes the adapter's, or the default.
         policy: of our arms; ``None`` takes the adapter's.
         offline: open no connection; models that only mteb knows are refused then, and so are its tasks unless

@@ -38,7 +38,7 @@ def safe_sentence_transformer(
     Args:
         arm: how queries are encoded: ``output``, ``blend``, ``hyde``, or ``input`` for the document encoder itself.
         document_encoder: name, hub id or folder.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         device: where to compute; ``None`` is the host's choice.
@@ -55,7 +55,7 @@ def safe_sentence_transformer(
     chosen = arm_from(arm)
     folder = None
     if chosen in _WITH_ADAPTER:
-        folder = shipped_adapter(backbone) if adapter is None else Path(adapter)
+        folder = shipped_adapter(backbone, document_encoder) if adapter is None else Path(adapter)
     recipe = Recipe(chosen, document_encoder, backbone, folder, None if policy is None else policy_from(policy))
     return _assemble(SafeRetrievalModule.make(recipe, offline=offline), device, settings)
 

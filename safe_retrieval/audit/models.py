@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from safe_retrieval.encoder.policy import CAREFUL, ResponsePolicy, policy_from
-from safe_retrieval.models.catalog import DEFAULT_BACKBONE, DEFAULT_DOCUMENT_ENCODER
+from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.types import Encoder
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class LocalModels:
     Args:
         document_encoder: see :mod:`~safe_retrieval.encoder.document_encoders`.
         backbone: name, hub id or folder; ``None`` takes the adapter's, or the default.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         offline: open no connection.
     """
@@ -125,7 +125,7 @@ class LocalModels:
         from safe_retrieval.encoder.persistence import load_adapter
         from safe_retrieval.encoder.shipped import shipped_adapter
 
-        return load_adapter(self._adapter_path or shipped_adapter(self._backbone))
+        return load_adapter(self._adapter_path or shipped_adapter(self._backbone, self._document_encoder))
 
     @cached_property
     def _language_model(self) -> LanguageModel:
@@ -137,7 +137,7 @@ class LocalModels:
     def _backbone_name(self) -> str:
         if self._backbone is not None:
             return self._backbone
-        return self._adapter.record.backbone.name if self._adapter_path else DEFAULT_BACKBONE
+        return self._adapter.record.backbone.name
 
     @property
     def _generating_policy(self) -> ResponsePolicy:

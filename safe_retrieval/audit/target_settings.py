@@ -69,7 +69,7 @@ class _Models(BaseModel):
 
     Attributes:
         backbone: language model: catalog name, hub id or folder; ``None`` takes the adapter's.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
     """
 

@@ -52,7 +52,8 @@ def audit(
         str | None, typer.Option(help="Language model: catalog name, hub id or folder; default the adapter's.")
     ] = None,
     adapter: Annotated[
-        Path | None, typer.Option(help="Folder of a response adapter; default the one shipped for the backbone.")
+        Path | None,
+        typer.Option(help="Folder of a response adapter; default the one shipped for backbone and document encoder."),
     ] = None,
     encoder: Annotated[str, typer.Option(help="Document encoder that builds the index.")] = "all-minilm-l6-v2",
     out_folder: Annotated[

@@ -36,7 +36,10 @@ def encode(
         str, typer.Option(help="Document encoder of the arms input, blend and hyde.")
     ] = DEFAULT_DOCUMENT_ENCODER,
     adapter: Annotated[
-        Path | None, typer.Option(help="Folder of a response adapter; without it, the one shipped for the backbone.")
+        Path | None,
+        typer.Option(
+            help="Folder of a response adapter; without it, the one shipped for backbone and document encoder."
+        ),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Language model: catalog name, hub id or folder.", show_default="the adapter's")

@@ -51,7 +51,10 @@ def search(
         float, typer.Option(min=0.0, max=1.0, help="Refusal probability from which the gate fires.")
     ] = DEFAULT_THRESHOLD,
     adapter: Annotated[
-        Path | None, typer.Option(help="Folder of a response adapter; without it, the one shipped for the backbone.")
+        Path | None,
+        typer.Option(
+            help="Folder of a response adapter; without it, the one shipped for backbone and document encoder."
+        ),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Language model: catalog name, hub id or folder.", show_default="the adapter's")

@@ -33,7 +33,10 @@ def serve(
         str, typer.Option(help="Document encoder, where no index says which.")
     ] = DEFAULT_DOCUMENT_ENCODER,
     adapter: Annotated[
-        Path | None, typer.Option(help="Folder of a response adapter; without it, the one shipped for the backbone.")
+        Path | None,
+        typer.Option(
+            help="Folder of a response adapter; without it, the one shipped for backbone and document encoder."
+        ),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Language model: catalog name, hub id or folder.", show_default="the adapter's")

@@ -7,30 +7,55 @@ from pathlib import Path
 from safe_retrieval.errors import AdapterError
 from safe_retrieval.models import catalog
 from safe_retrieval.models.catalog import DEFAULT_BACKBONE, DEFAULT_DOCUMENT_ENCODER
+from safe_retrieval.models.record import ModelKind
 
 _HOME = Path(__file__).resolve().parent.parent / "adapters"
 
 
+def shipped_name(backbone: str, teacher: str) -> str:
+    """What the folder of an adapter of these two is called, were it shipped: ``<backbone>--<teacher>``.
+
+    A hyphen stands for each colon, which not every file system takes.
+    """
+    return f"{backbone}--{teacher}".replace(":", "-")
+
+
 def shipped_adapters() -> list[str]:
-    """Names of the shipped adapters, ``<backbone>--<teacher>``."""
+    """Names of the shipped adapters (:func:`shipped_name`)."""
     return sorted(path.parent.name for path in _HOME.glob("*/adapter.json"))
 
 
-def shipped_adapter(backbone: str | None = None, teacher: str = DEFAULT_DOCUMENT_ENCODER) -> Path:
-    """Folder of the adapter shipped for a backbone (the default one for ``None``).
+def shipped_adapter(backbone: str | None = None, teacher: str | None = None) -> Path:
+    """Folder of an adapter inside the package.
+
+    Args:
+        backbone: whose adapter; ``None`` is the default one, or, where none is shipped for it and the teacher, the
+            first of the catalog for which one is.
+        teacher: the document encoder whose space is wanted, by catalog name, hub id or other name. ``None`` is the
+            default one, and so is a name that neither the catalog nor a shipped adapter knows: a folder may hold that
+            encoder as well, and whoever brings vectors together compares their spaces.
 
     Raises:
-        AdapterError: none is shipped for that backbone.
+        AdapterError: none is shipped for these two.
     """
-    names = [_catalog_name(name) for name in (backbone or DEFAULT_BACKBONE, teacher)]
-    wanted = "--".join(names)
-    if wanted not in shipped_adapters():
-        there = ", ".join(shipped_adapters()) or "none"
-        raise AdapterError(
-            f"no adapter is shipped for {names[0]} and {names[1]} (shipped: {there}); "
-            "give an adapter folder, or train one (safe-retrieval train)"
-        )
-    return _HOME / wanted
+    there = shipped_adapters()
+    taught_by = _catalog_name(teacher or DEFAULT_DOCUMENT_ENCODER)
+    if catalog.find(taught_by) is None and not any(name.endswith(shipped_name("", taught_by)) for name in there):
+        taught_by = DEFAULT_DOCUMENT_ENCODER
+    models = [record.name for record in catalog.all_models() if record.kind is ModelKind.LANGUAGE_MODEL]
+    backbones = [DEFAULT_BACKBONE, *models] if backbone is None else [_catalog_name(backbone)]
+    for each in backbones:
+        if shipped_name(each, taught_by) in there:
+            return _HOME / shipped_name(each, taught_by)
+    raise AdapterError(
+        f"no adapter is shipped for {backbones[0]} and {taught_by} (shipped: {', '.join(there) or 'none'}); "
+        "give an adapter folder, or train one (safe-retrieval train)"
+    )
+
+
+def is_shipped(backbone: str, teacher: str) -> bool:
+    """Whether an adapter of exactly these two is shipped."""
+    return shipped_name(backbone, teacher) in shipped_adapters()
 
 
 def adapter_folder(name: str) -> Path:

@@ -47,7 +47,7 @@ class ArmLoader:
 
     Args:
         document_encoder: name, hub id or folder of the encoder that built the index.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         offline: open no connection.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
@@ -115,7 +115,13 @@ class ArmLoader:
     def _response(self) -> ResponseEncoder:
         from safe_retrieval.encoder.response import ResponseEncoder
 
-        return ResponseEncoder.load(self._adapter, backbone=self._backbone, policy=self._policy, offline=self._offline)
+        return ResponseEncoder.load(
+            self._adapter,
+            backbone=self._backbone,
+            teacher=self._document_encoder,
+            policy=self._policy,
+            offline=self._offline,
+        )
 
     def _hyde(self) -> Encoder:
         from safe_retrieval.encoder.hyde import HydeEncoder

@@ -88,7 +88,7 @@ def open_served(
         arm: how queries become vectors.
         gate: the gate; any other than ``allow`` needs a verdict, so the arm ``input`` loads the language model for it.
         document_encoder: the document encoder where there is no index.
-        adapter: folder of a response adapter; ``None`` takes the one shipped for the backbone.
+        adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         name: the model's name to callers; ``None`` makes it of the arm.
         offline: open no connection.

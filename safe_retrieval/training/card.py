@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from safe_retrieval.encoder.persistence import AdapterRecord, load_adapter
-from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
+from safe_retrieval.encoder.shipped import is_shipped, shipped_adapter, shipped_name
 from safe_retrieval.models import catalog
+from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.training.log import read_log
 from safe_retrieval.training.reliability import BINS, NEAR_HALF
 
@@ -310,13 +311,10 @@ def _hashes(record: AdapterRecord) -> str:
             "processor": str(facts.get("processor") or "not known"),
         }
     )
-    name = record.backbone.name
-    gate = f", then `safe-retrieval train-gate benchmarks/adapters/{name}-gate.yaml`" if "judge" in facts else ""
-    tokens = f"`safe-retrieval train benchmarks/adapters/{name}-tokens.yaml`, then " if "tokens_from" in facts else ""
-    how = f"""{tokens}`safe-retrieval train benchmarks/adapters/{name}.yaml`{gate}, with the queries of `docs/data.md`
+    how = "`safe-retrieval train` with the settings above and the same queries"
+    if _is_shipped(record):
+        how = f"""{_commands(record)}, with the queries of `docs/data.md`
 where `SAFE_RETRIEVAL_DATA` points"""
-    if not _is_shipped(record):
-        how = "`safe-retrieval train` with the settings above and the same queries"
     return f"""## Provenance
 
 {table}
@@ -324,8 +322,20 @@ where `SAFE_RETRIEVAL_DATA` points"""
 To reproduce: {how}. This card is generated: `python -m safe_retrieval.training.card FOLDER`."""
 
 
+def _commands(record: AdapterRecord) -> str:
+    """What trains a shipped adapter, in order: each configuration is named as the adapter, less the default teacher."""
+    backbone, teacher = record.backbone.name, record.teacher.name
+    name = backbone if teacher == DEFAULT_DOCUMENT_ENCODER else shipped_name(backbone, teacher)
+    steps = [f"`safe-retrieval train benchmarks/adapters/{name}.yaml`"]
+    if "tokens_from" in record.training:
+        steps.insert(0, f"`safe-retrieval train benchmarks/adapters/{backbone}-tokens.yaml`")
+    if "judge" in record.training:
+        steps.append(f"`safe-retrieval train-gate benchmarks/adapters/{name}-gate.yaml`")
+    return ", then ".join(steps)
+
+
 def _is_shipped(record: AdapterRecord) -> bool:
-    if f"{record.backbone.name}--{record.teacher.name}" not in shipped_adapters():
+    if not is_shipped(record.backbone.name, record.teacher.name):
         return False
     shipped = json.loads(
         (shipped_adapter(record.backbone.name, record.teacher.name) / "adapter.json").read_text("utf-8")
@@ -335,7 +345,9 @@ def _is_shipped(record: AdapterRecord) -> bool:
 
 def _loaded_by(record: AdapterRecord) -> str:
     if _is_shipped(record):
-        return f'backbone="{record.backbone.name}")  # or ResponseEncoder.load(FOLDER'
+        other = record.teacher.name != DEFAULT_DOCUMENT_ENCODER
+        teacher = f', teacher="{record.teacher.name}"' if other else ""
+        return f'backbone="{record.backbone.name}"{teacher})  # or ResponseEncoder.load(FOLDER'
     return '"FOLDER"'
 
 

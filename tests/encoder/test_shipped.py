@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from safe_retrieval.encoder import shipped
-from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
+from safe_retrieval.encoder.shipped import is_shipped, shipped_adapter, shipped_adapters
 from safe_retrieval.errors import AdapterError
 from safe_retrieval.models.catalog import DEFAULT_BACKBONE
 
@@ -13,8 +13,13 @@ from safe_retrieval.models.catalog import DEFAULT_BACKBONE
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(shipped, "_HOME", tmp_path)
-    for backbone in (DEFAULT_BACKBONE, "qwen2.5-coder-0.5b-instruct"):
-        folder = tmp_path / f"{backbone}--all-minilm-l6-v2"
+    for name in (
+        f"{DEFAULT_BACKBONE}--all-minilm-l6-v2",
+        "qwen2.5-coder-0.5b-instruct--all-minilm-l6-v2",
+        "smollm2-135m-instruct--all-mpnet-base-v2",
+        "smollm2-135m-instruct--pooled-smollm2-135m-instruct",
+    ):
+        folder = tmp_path / name
         folder.mkdir()
         (folder / "adapter.json").touch()
     (tmp_path / "not-an-adapter").mkdir()
@@ -26,7 +31,22 @@ def test_by_backbone(home: Path) -> None:
     small = home / "qwen2.5-coder-0.5b-instruct--all-minilm-l6-v2"
     assert shipped_adapter("qwen2.5-coder-0.5b-instruct") == small
     assert shipped_adapter("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF") == small
-    assert len(shipped_adapters()) == 2
+    assert len(shipped_adapters()) == 4
+
+
+@pytest.mark.parametrize("backbone", [None, "smollm2-135m-instruct"])
+def test_by_the_encoder_of_the_documents(home: Path, backbone: str | None) -> None:
+    mpnet = home / "smollm2-135m-instruct--all-mpnet-base-v2"
+    assert shipped_adapter(backbone, "all-mpnet-base-v2") == mpnet
+    assert shipped_adapter(backbone, "sentence-transformers/all-mpnet-base-v2") == mpnet
+    own = "pooled:smollm2-135m-instruct"
+    assert shipped_adapter(backbone, own).name == "smollm2-135m-instruct--pooled-smollm2-135m-instruct"
+    assert is_shipped("smollm2-135m-instruct", own)
+    assert not is_shipped("smollm2-135m-instruct", "all-minilm-l6-v2")
+
+
+def test_a_name_that_nobody_knows_may_be_the_default_encoder_in_a_folder(home: Path) -> None:
+    assert shipped_adapter(teacher="/a/folder") == home / f"{DEFAULT_BACKBONE}--all-minilm-l6-v2"
 
 
 @pytest.mark.parametrize(
@@ -36,4 +56,4 @@ def test_none_for_others(home: Path, backbone: str) -> None:
     with pytest.raises(AdapterError, match=r"shipped: .*--all-minilm-l6-v2"):
         shipped_adapter(backbone)
     with pytest.raises(AdapterError, match="no adapter is shipped"):
-        shipped_adapter(teacher="all-mpnet-base-v2")
+        shipped_adapter(DEFAULT_BACKBONE, "all-mpnet-base-v2")
