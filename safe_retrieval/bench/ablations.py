@@ -120,7 +120,8 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 def _generation(config: TrainingConfig) -> tuple[object, ...]:
     """What decides the responses to a query."""
-    return config.backbone, config.policy, config.template, config.responses.max_new_tokens
+    asked = config.responses
+    return config.backbone, config.policy, config.template, asked.model, asked.precision, asked.max_new_tokens
 
 
 def _told(error: ValidationError) -> str:

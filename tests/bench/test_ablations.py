@@ -58,7 +58,7 @@ def test_responses_are_shared_where_they_would_be_the_same(tmp_path: Path) -> No
     ablations = load_ablations(FILE)
     shared = load_config(ablations.base).out / "responses.jsonl"
     assert ablation_config(ablations, "mse", tmp_path).responses_file == shared
-    for name in ("response-48", "policy-strict", "template-none"):
+    for name in ("response-48", "policy-strict", "template-none", "answers-of-the-1.5b"):
         assert ablation_config(ablations, name, tmp_path).responses_file is None
 
 
