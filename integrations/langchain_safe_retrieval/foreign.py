@@ -11,6 +11,8 @@ from langchain_core.embeddings import Embeddings
 from langchain_safe_retrieval.embeddings import SafeRetrievalEmbeddings
 from safe_retrieval.encoder.input import unit_rows
 from safe_retrieval.errors import InputError
+from safe_retrieval.models import catalog
+from safe_retrieval.models.record import ModelKind
 from safe_retrieval.types import Encoder, FloatMatrix, QueryEncoding
 
 SAMPLE = 8
@@ -43,9 +45,7 @@ class EmbeddingsEncoder:
     @property
     def name(self) -> str:
         """Class and, where it says so, model."""
-        kind = type(self.embeddings)
-        given = (getattr(self.embeddings, attribute, None) for attribute in ("model_name", "model"))
-        model = next((value for value in given if isinstance(value, str)), None)
+        kind, model = type(self.embeddings), model_of(self.embeddings)
         return kind.__qualname__ if model is None else f"{kind.__qualname__} {model}"
 
     @property
@@ -92,6 +92,21 @@ def document_encoder(embeddings: Embeddings) -> Encoder:
     if isinstance(embeddings, SafeRetrievalEmbeddings):
         return embeddings.documents_by
     return EmbeddingsEncoder(embeddings)
+
+
+def model_of(embeddings: Embeddings | None) -> str | None:
+    """What model embeddings say they are, where they say so."""
+    given = (getattr(embeddings, attribute, None) for attribute in ("model_name", "model"))
+    return next((value for value in given if isinstance(value, str)), None)
+
+
+def encoder_of(embeddings: Embeddings | None) -> str:
+    """Name of the document encoder that embeddings say they are, or else of the default one.
+
+    They may say anything: whoever relies on it compares vectors.
+    """
+    record = catalog.find(model_of(embeddings) or "")
+    return record.name if record and record.kind is ModelKind.SENTENCE_ENCODER else catalog.DEFAULT_DOCUMENT_ENCODER
 
 
 def is_named_space(space: str) -> bool:

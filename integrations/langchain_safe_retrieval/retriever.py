@@ -28,6 +28,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from langchain_safe_retrieval.embeddings import SafeRetrievalEmbeddings
 from langchain_safe_retrieval.engine import EncodedQuery
+from langchain_safe_retrieval.foreign import encoder_of
 from langchain_safe_retrieval.gate import is_flagged
 from langchain_safe_retrieval.hybrid import HybridSearch
 from langchain_safe_retrieval.stores import AskedStore, Found, asked_store, check_vectors_by
@@ -173,7 +174,8 @@ class SafeRetriever(BaseRetriever):
             store: InMemoryVectorStore, the community FAISS, Chroma, Qdrant or ours. Any other works without scores, and
                 is judged by its embeddings in place of its vectors.
             embeddings: the query side; ``None`` takes the store's own if it is ours and has another arm than ``input``,
-                which would swap nothing; with ``input``, and for any other store, the arm ``output``.
+                which would swap nothing; with ``input``, and for any other store, the arm ``output``, and the document
+                encoder that the store's embeddings name, or the default one.
             settings: the class's other fields.
 
         Raises:
@@ -283,7 +285,7 @@ class SafeRetriever(BaseRetriever):
 def _query_side(own: Embeddings | None) -> SafeRetrievalEmbeddings:
     """Who asks a store unless somebody is named; the arm ``input`` is what stored the documents, and swaps nothing."""
     if not isinstance(own, SafeRetrievalEmbeddings):
-        return SafeRetrievalEmbeddings()
+        return SafeRetrievalEmbeddings(document_encoder=encoder_of(own))
     return own if own.arm is not Arm.INPUT else SafeRetrievalEmbeddings(**{**own.model_dump(), "arm": Arm.OUTPUT})
 
 

@@ -146,6 +146,25 @@ def test_another_models_store_is_refused(make: Callable[[Embeddings], VectorStor
         SafeRetriever.from_vectorstore(filled(make, other))
 
 
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        ({"model_name": "sentence-transformers/all-mpnet-base-v2"}, "all-mpnet-base-v2"),
+        ({"model": "all-mpnet-base-v2"}, "all-mpnet-base-v2"),
+        ({"model_name": "qwen2.5-coder-0.5b-instruct"}, "all-minilm-l6-v2"),
+        ({"model_name": "some/other"}, "all-minilm-l6-v2"),
+        ({"model": object()}, "all-minilm-l6-v2"),
+        ({}, "all-minilm-l6-v2"),
+    ],
+)
+def test_the_document_encoder_is_the_one_that_a_stores_embeddings_name(said: dict[str, object], taken: str) -> None:
+    teacher = Teacher(asked=True)
+    for name, value in said.items():
+        setattr(teacher, name, value)
+    retriever = SafeRetriever.from_vectorstore(filled(in_memory, teacher))
+    assert retriever.embeddings.document_encoder == taken
+
+
 @every
 def test_an_empty_store_is_judged_by_its_embeddings(make: Callable[[Embeddings], VectorStore]) -> None:
     assert SafeRetriever.from_vectorstore(make(Teacher(asked=True))).invoke(HARMLESS) == []
