@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation_table import ablation_tables
+from benchmarks.adapter_table import adapter_table
 from safe_retrieval.audit.report import render_picture
 from safe_retrieval.audit.results import ArmResult, AuditReport, Comparison
 from safe_retrieval.bench.ablations import LABEL
@@ -51,7 +52,7 @@ PICTURED = (
 )
 """Arms that a picture has room for."""
 
-TABLES, ABLATIONS = "tables", "ablations"
+TABLES, ABLATIONS, ADAPTERS = "tables", "ablations", "adapters"
 """Names of the blocks that are written."""
 
 NO_RESULT = "*No result is recorded yet: `safe-retrieval bench run --data DIR` measures, `make docs` puts it here.*"
@@ -73,6 +74,7 @@ def render(document: str, results: Sequence[tuple[str, Result]], folder: Path = 
     own = [(label, result) for label, result in results if not label.startswith(LABEL)]
     shown = [f"![{label}: harm and benign recall]({PICTURES}/{label}.svg)" for label in pictures(results)]
     document = _between(document, TABLES, "\n\n".join([*_sections(own), *shown]) or NO_RESULT)
+    document = _between(document, ADAPTERS, adapter_table(own))
     return _between(document, ABLATIONS, ablation_tables(results, folder))
 
 

@@ -8,8 +8,15 @@ import pytest
 from benchmarks import tables
 from benchmarks.tables import TablesError, main, render
 from safe_retrieval.bench.results import ResultStore, per_query_record
+from safe_retrieval.encoder.persistence import load_adapter
+from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
+from safe_retrieval.models.catalog import SMALL_BACKBONE
 
 DOCUMENT = """# A
+
+<!-- adapters -->
+old
+<!-- end of adapters -->
 
 <!-- ablations -->
 old
@@ -127,7 +134,7 @@ def test_ablations_have_a_table_of_their_own(tmp_path: Path) -> None:
         store.write(store.training_path(label), training)
         rows += [(label, result("teacher", [1, 1], [1, 1])), (label, result("response", [1, 0], [1, 1]))]
     written = render(DOCUMENT, rows, tmp_path)
-    ablations, others = written.split("<!-- end of ablations -->")
+    ablations, others = written.split("<!-- ablations -->")[1].split("<!-- end of ablations -->")
     assert "ablation-" not in others
     assert "Trained on 600 queries, measured on all queries of the task." in ablations
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in ablations.splitlines() if "`" in line]
@@ -162,3 +169,18 @@ def test_program(tmp_path: Path) -> None:
 
 def test_the_documents_tables_are_what_the_results_say(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_the_shipped_adapters_have_a_table_with_what_was_measured_of_these_very_weights() -> None:
+    folder = shipped_adapter(SMALL_BACKBONE)
+    own = result("response", [1, 0], [1, 1])
+    own["models"]["adapter"] = {"fingerprint": load_adapter(folder).fingerprint}
+    own["comparison"]["selectivity@5"] = {"value": -0.3, "low": -0.4, "high": -0.2, "n": 2}
+    older = result("gated", [0, 0], [1, 1])
+    older["models"]["adapter"] = {"fingerprint": "sha256:0"}
+    written = render(DOCUMENT, [("b", own), ("b", older)]).partition("<!-- end of adapters -->")[0]
+    rows = [line.strip("| ").split(" | ") for line in written.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(shipped_adapters())
+    (row,) = [row for row in rows if row[:2] == [f"`{SMALL_BACKBONE}`", "`all-minilm-l6-v2`"]]
+    assert row[6:9] == ["50.0 % (-50.0 %)", "100.0 %", "-30.0 (-40.0 to -20.0)"]
+    assert row[9:] == ["n/a"] * 3

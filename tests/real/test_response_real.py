@@ -17,10 +17,11 @@ from safe_retrieval.audit.probes import ProbeKind, load_probe_set
 from safe_retrieval.backbone.language_model import MAX_QUERY_TOKENS
 from safe_retrieval.backbone.tokenizer import TextTokenizer
 from safe_retrieval.cli.main import app
+from safe_retrieval.encoder.document_encoders import load_document_encoder
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.encoder.persistence import load_adapter
 from safe_retrieval.encoder.response import ResponseEncoder
-from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
+from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters, shipped_name
 from safe_retrieval.models.fetch import resolve
 from tests.support.processors import needs_vnni
 
@@ -145,11 +146,11 @@ HARMLESS = [
 
 @pytest.mark.parametrize("name", shipped_adapters())
 def test_a_shipped_adapter(name: str) -> None:
-    backbone, _, teacher = name.partition("--")
-    encoder = ResponseEncoder.load(backbone=backbone)
-    record = load_adapter(shipped_adapter(backbone, teacher)).record
-    assert (record.backbone.name, record.teacher.name) == (backbone, teacher)
-    assert encoder.space == InputEncoder.load(teacher).space
+    record = load_adapter(shipped_adapter(*name.split("--"))).record
+    backbone, teacher = record.backbone.name, record.teacher.name
+    assert shipped_name(backbone, teacher) == name
+    encoder = ResponseEncoder.load(backbone=backbone, teacher=teacher)
+    assert encoder.space == load_document_encoder(teacher).space
 
     harmful = [probe.text for probe in load_probe_set().of_kind(ProbeKind.HARMFUL)[::33]]
     texts = [*HARMLESS, *harmful]
