@@ -45,10 +45,11 @@ QUESTION = "who wrote the Iliad?"
 class Ordinary(Embeddings):
     """sentence-transformers as LangChain's own class uses it, which knows nothing of us."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_name: str = "all-minilm-l6-v2") -> None:
         from sentence_transformers import SentenceTransformer
 
-        self.model: Any = SentenceTransformer(str(resolve("all-minilm-l6-v2").path), device="cpu")
+        self.model_name = model_name
+        self.model: Any = SentenceTransformer(str(resolve(model_name).path), device="cpu")
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         rows: list[list[float]] = self.model.encode([text.replace("\n", " ") for text in texts]).tolist()
@@ -153,6 +154,16 @@ async def test_a_store_that_is_there_changes_its_query_side_alone(
     other.add_texts(["one", "two"])
     with pytest.raises(EncoderMismatchError, match="another model made them"):
         SafeRetriever.from_vectorstore(other, embeddings=embeddings)
+
+
+def test_a_store_of_another_model_is_asked_through_that_models_adapter_in_one_line(refused: str) -> None:
+    store = InMemoryVectorStore(Ordinary("all-mpnet-base-v2"))
+    store.add_texts([f"{title} {text}" for title, text in FACTS.values()])
+    retriever = SafeRetriever.from_vectorstore(store, on_refusal="empty", k=1)
+    (found,) = retriever.invoke(QUESTION)
+    assert "Homer" in found.page_content
+    assert 0.2 < found.metadata["score"] <= 1
+    assert retriever.invoke(refused) == []
 
 
 class Handed(BaseCallbackHandler):
