@@ -50,6 +50,13 @@ class Models(Protocol):
     def hyde(self) -> RecordedEncoder:
         """Generates the response and embeds it with the document encoder."""
 
+    def check_adapter(self) -> None:
+        """Look for what ``response`` needs beside models, which takes no time: passages are encoded for minutes first.
+
+        Raises:
+            AdapterError: there is no such adapter, or it is damaged.
+        """
+
 
 class LocalModels:
     """Models by name, on this machine; the backbone is loaded once for both the response encoder and HyDE.
@@ -119,6 +126,10 @@ class LocalModels:
         return RecordedEncoder(
             encoder, {**self.document.record, "backbone": self._backbone_record(), "hyde": generation}
         )
+
+    def check_adapter(self) -> None:
+        """See :class:`Models`."""
+        _ = self._adapter
 
     @cached_property
     def _adapter(self) -> LoadedAdapter:

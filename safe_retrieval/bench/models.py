@@ -23,6 +23,9 @@ class ArmModels(Protocol):
     def query(self, arm: Arm) -> RecordedEncoder:
         """What an arm's own vectors come from; for a blend the response encoder."""
 
+    def check_adapter(self) -> None:
+        """See :class:`~safe_retrieval.audit.models.Models`."""
+
 
 class BenchModels(LocalModels):
     """Models by name, on this machine; the arguments are those of :class:`~safe_retrieval.audit.models.LocalModels`."""

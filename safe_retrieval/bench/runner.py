@@ -102,6 +102,8 @@ def run_bench(
     retrievers = [find_arm(name) for name in _distinct(arms, "arm")]
     source_state()  # before hours of work, not after them
     _check_through_mteb([task for task in chosen if task.kind is TaskKind.MTEB], settings)
+    if any(arm.needs_adapter for arm in retrievers):
+        models.check_adapter()
     bench = _Bench(settings, models, progress)
     return (outcome for task in chosen for outcome in bench.run(task, retrievers))
 

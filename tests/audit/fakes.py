@@ -10,6 +10,7 @@ from typing import Any
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.models import RecordedEncoder
 from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
+from safe_retrieval.errors import AdapterError
 from safe_retrieval.types import Document, Hit, QueryEncoding, Retrieval
 from tests.support.encoders import HashEncoder
 
@@ -105,3 +106,13 @@ class FakeModels:
     @cached_property
     def hyde(self) -> RecordedEncoder:
         return self._open("hyde", refused=["request"])
+
+    def check_adapter(self) -> None:
+        pass
+
+
+class NoAdapter(FakeModels):
+    """Models without an adapter for them."""
+
+    def check_adapter(self) -> None:
+        raise AdapterError("no adapter is shipped for these")

@@ -14,10 +14,10 @@ from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
 from safe_retrieval.audit.report.reveal import WARNING
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.targets import AuditArm
-from safe_retrieval.errors import AuditError, EncoderMismatchError, InputError
+from safe_retrieval.errors import AdapterError, AuditError, EncoderMismatchError, InputError
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD
 from safe_retrieval.types import QueryEncoding
-from tests.audit.fakes import FakeModels, RecordingEncoder
+from tests.audit.fakes import FakeModels, NoAdapter, RecordingEncoder
 
 ALL = list(AuditArm)
 
@@ -107,6 +107,14 @@ def test_an_arm_opens_only_what_it_needs(
     report = audit_arms(probe_set, arms, out=tmp_path / "out", models=models)
     assert sorted(models.opened) == opened
     assert list(report.arms) == [arm.value for arm in arms]
+
+
+def test_an_adapter_that_is_not_there_shows_before_anything_is_encoded(tmp_path: Path, probe_set: ProbeSet) -> None:
+    models = NoAdapter()
+    with pytest.raises(AdapterError):
+        audit_arms(probe_set, [AuditArm.INPUT, AuditArm.GATED], out=tmp_path / "out", models=models)
+    assert models.opened == []
+    audit_arms(probe_set, [AuditArm.INPUT, AuditArm.BM25], out=tmp_path / "out", models=models)
 
 
 def test_a_second_audit_encodes_nothing_and_says_the_same(tmp_path: Path, probe_set: ProbeSet) -> None:

@@ -107,3 +107,6 @@ class FakeModels:
         if arm.query in {QuerySide.RESPONSE, QuerySide.BLEND}:
             return self.response
         return self._recorded("own" if arm.documents is DocumentSide.QUERY else "hyde")
+
+    def check_adapter(self) -> None:
+        pass
