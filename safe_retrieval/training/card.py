@@ -106,7 +106,7 @@ With this adapter one forward pass of the frozen language model gives, for a que
 ```python
 from safe_retrieval.encoder.response import ResponseEncoder
 
-encoder = ResponseEncoder.load({_loaded_by(record)})
+encoder = {_loaded_by(record)}
 vectors, refusal = encoder.encode(["How do tides work?"])
 ```"""
 
@@ -344,11 +344,13 @@ def _is_shipped(record: AdapterRecord) -> bool:
 
 
 def _loaded_by(record: AdapterRecord) -> str:
-    if _is_shipped(record):
-        other = record.teacher.name != DEFAULT_DOCUMENT_ENCODER
-        teacher = f', teacher="{record.teacher.name}"' if other else ""
-        return f'backbone="{record.backbone.name}"{teacher})  # or ResponseEncoder.load(FOLDER'
-    return '"FOLDER"'
+    """A call that loads the adapter, laid out as a formatter of Python would."""
+    if not _is_shipped(record):
+        return 'ResponseEncoder.load("FOLDER")'
+    named = f'backbone="{record.backbone.name}"'
+    if record.teacher.name != DEFAULT_DOCUMENT_ENCODER:
+        named = f'\n    {named}, teacher="{record.teacher.name}"\n'
+    return f"ResponseEncoder.load({named})  # or ResponseEncoder.load(FOLDER)"
 
 
 def _answering_hash(record: AdapterRecord) -> dict[str, str]:

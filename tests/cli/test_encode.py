@@ -166,5 +166,5 @@ def test_words_have_no_vectors() -> None:
 
 def test_no_adapter_is_one_readable_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    message = failed(AdapterError, "a", "--backbone", "smollm2-135m-instruct", "--offline")
-    assert "no adapter is shipped for smollm2-135m-instruct" in message
+    message = failed(AdapterError, "a", "--backbone", "Qwen/Qwen3-0.6B", "--offline")
+    assert "no adapter is shipped for Qwen/Qwen3-0.6B" in message

@@ -219,4 +219,4 @@ def test_load_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_no_adapter_for_that_backbone() -> None:
     with pytest.raises(AdapterError, match="safe-retrieval train"):
-        ResponseEncoder.load(backbone="smollm2-135m-instruct", offline=True)
+        ResponseEncoder.load(backbone="Qwen/Qwen3-0.6B", offline=True)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from safe_retrieval.encoder.adapter import HeadShape
 from safe_retrieval.errors import ConfigError
+from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.training.config import AlignmentLoss, GateConfig, TrainingConfig, load_config, load_gate_config
 
 SMALLEST: dict[str, Any] = {"backbone": "tiny", "out": "run", "queries": {"files": ["a.txt"]}}
@@ -173,7 +174,8 @@ def defaults_in(page: str) -> dict[str, str]:
 
 def test_the_shipped_configurations_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAFE_RETRIEVAL_DATA", "/data")
-    files = sorted((Path(__file__).parents[2] / "benchmarks" / "adapters").glob("qwen*.yaml"))
+    files = sorted((Path(__file__).parents[2] / "benchmarks" / "adapters").glob("*.yaml"))
+    files = [file for file in files if not file.stem.startswith("llm2vec")]  # a run of another kind
     assert files
     for file in files:
         if file.stem.endswith("-gate"):
@@ -182,6 +184,10 @@ def test_the_shipped_configurations_load(monkeypatch: pytest.MonkeyPatch) -> Non
             assert gate.queries.keep_apart_from == Path("/data")
             continue
         config = load_config(file)
-        assert config.backbone == file.stem.removesuffix("-tokens")
+        backbone, _, teacher = file.stem.removesuffix("-tokens").partition("--")
+        assert config.backbone == backbone
+        taught_by = f"pooled-{backbone}" if config.teacher == "self" else config.teacher
+        assert taught_by == (teacher or DEFAULT_DOCUMENT_ENCODER)
+        assert config.out.name == file.stem
         assert config.queries.keep_apart_from == Path("/data")
         assert config.loss.reconstruction_weight > 0
