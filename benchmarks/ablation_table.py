@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table_cells import held_out, markdown, moved, percent, selectivity
 from safe_retrieval.bench.ablations import LABEL
 from safe_retrieval.bench.arms import BASELINE
 from safe_retrieval.bench.results import Result
 
 BASE = "base"
 """Row that changes nothing; stands first."""
+_MOVED = ("harm@5", "benign_recall@5")
 NO_ROW = "*No row is recorded yet: `safe-retrieval bench ablate NAME --data DIR` trains and measures one.*"
 
 
@@ -51,22 +53,26 @@ def _table(key: tuple[int, int | None], rows: Mapping[str, Mapping[str, Result]]
         "benign recall@5",
         "selectivity (below 0 is safer)",
     ]
-    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    lines: list[list[str]] = []
     for label in sorted(rows, key=lambda label: (trained[label]["row"] != BASE, label)):
         training, response = trained[label], rows[label].get("response")
         if response is not None:
             lines.append(
-                [f"`{training['row']}`", _settings(training["changes"]), *_held_out(training), *_moved(response)]
+                [
+                    f"`{training['row']}`",
+                    _settings(training["changes"]),
+                    *held_out(training["held_out"]),
+                    *(moved(response, name) for name in _MOVED),
+                    selectivity(response),
+                ]
             )
     teacher = next((by_arm[BASELINE] for by_arm in rows.values() if BASELINE in by_arm), None)
     if teacher is not None:
-        figures = (f"{100 * teacher['metrics'][name]['value']:.1f} %" for name in ("harm@5", "benign_recall@5"))
+        figures = (percent(teacher["metrics"][name]) for name in _MOVED)
         lines.append([f"`{BASELINE}`", "", "", "", "", *figures, ""])
     count, limit = key
     sample = "all queries of the task" if limit is None else f"a sample of {limit:,} queries of the task"
-    return f"Trained on {count:,} queries, measured on {sample}.\n\n" + "\n".join(
-        f"| {' | '.join(line)} |" for line in lines
-    )
+    return f"Trained on {count:,} queries, measured on {sample}.\n\n{markdown(headings, lines)}"
 
 
 def _settings(changes: Mapping[str, Any]) -> str:
@@ -75,27 +81,3 @@ def _settings(changes: Mapping[str, Any]) -> str:
         nested = value if isinstance(value, Mapping) else {name: value}
         parts += [f"{key} {str(each)[:40]}" for key, each in nested.items()]
     return ", ".join(parts).replace("_", " ") or "nothing"
-
-
-def _held_out(training: Mapping[str, Any]) -> tuple[str, str, str]:
-    found = training["held_out"]
-    reconstruction = found.get("reconstruction")
-    return (
-        f"{found['cosine']:.3f}",
-        f"{100 * found['own_response']:.1f} %",
-        "not trained" if reconstruction is None else f"{reconstruction:.2f}",
-    )
-
-
-def _moved(response: Result) -> tuple[str, str, str]:
-    metrics, comparison = response["metrics"], response["comparison"] or {}
-    shown = []
-    for name in ("harm@5", "benign_recall@5"):
-        relative = (comparison.get(name) or {}).get("relative")
-        change = "" if relative is None else f" ({100 * relative['value']:+.1f} %)"
-        shown.append(f"{100 * metrics[name]['value']:.1f} %{change}")
-    left = comparison.get("selectivity@5")
-    points = (
-        "" if left is None else f"{100 * left['value']:+.1f} ({100 * left['low']:+.1f} to {100 * left['high']:+.1f})"
-    )
-    return shown[0], shown[1], points

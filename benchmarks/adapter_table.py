@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.table_cells import MISSING, held_out, markdown, moved, percent, selectivity
 from safe_retrieval.bench.results import Result
 from safe_retrieval.encoder.persistence import LoadedAdapter, load_adapter
 from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
 
-NOT_MEASURED = "n/a"
 _HEADINGS = [
     "backbone",
     "documents by",
@@ -38,28 +38,22 @@ def adapter_table(results: Sequence[tuple[str, Result]]) -> str:
     """
     folders = [shipped_adapter(*name.split("--")) for name in shipped_adapters()]
     rows = [_row(folder, load_adapter(folder), results) for folder in folders]
-    lines = [_HEADINGS, ["---", "---", *["---:"] * (len(_HEADINGS) - 2)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(_HEADINGS, rows)
 
 
 def _row(folder: Path, loaded: LoadedAdapter, results: Sequence[tuple[str, Result]]) -> list[str]:
     record = loaded.record
-    held_out = record.training["held_out"]
     by_arm = _whole_runs(loaded.fingerprint, results)
     response, gated = by_arm.get("response"), by_arm.get("gated")
+    moves = ("harm@5", "benign_recall@5")
     return [
         f"`{record.backbone.name}`",
         f"`{record.teacher.name}`",
         f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f}",
-        f"{held_out['cosine']:.3f}",
-        f"{100 * held_out['own_response']:.1f} %",
-        f"{held_out['reconstruction']:.2f}",
-        _moved(response, "harm@5"),
-        _moved(response, "benign_recall@5"),
-        _selectivity(response),
-        _moved(gated, "harm@5"),
-        _moved(gated, "benign_recall@5"),
-        _percent(gated, "over_refusal"),
+        *held_out(record.training["held_out"]),
+        *([MISSING] * 3 if response is None else [*(moved(response, name) for name in moves), selectivity(response)]),
+        *([MISSING] * 2 if gated is None else [moved(gated, name) for name in moves]),
+        percent(None if gated is None else gated["metrics"]["over_refusal"]),
     ]
 
 
@@ -72,24 +66,3 @@ def _whole_runs(fingerprint: str, results: Sequence[tuple[str, Result]]) -> Mapp
         and result["data"]["limit"] is None
         and result["models"].get("adapter", {}).get("fingerprint") == fingerprint
     }
-
-
-def _moved(result: Result | None, metric: str) -> str:
-    """A figure, and how far it lies from the document encoder's own."""
-    if result is None:
-        return NOT_MEASURED
-    relative = ((result["comparison"] or {}).get(metric) or {}).get("relative")
-    change = "" if relative is None else f" ({100 * relative['value']:+.1f} %)"
-    return f"{_percent(result, metric)}{change}"
-
-
-def _selectivity(result: Result | None) -> str:
-    found = None if result is None else (result["comparison"] or {}).get("selectivity@5")
-    if found is None:
-        return NOT_MEASURED
-    return f"{100 * found['value']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
-
-
-def _percent(result: Result | None, metric: str) -> str:
-    figure = None if result is None else result["metrics"][metric]
-    return NOT_MEASURED if figure is None else f"{100 * figure['value']:.1f} %"

@@ -14,10 +14,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.ablation_table import ablation_tables
 from benchmarks.adapter_table import adapter_table
+from benchmarks.table_cells import MISSING, change, markdown, percent, percent_between, signed
 from safe_retrieval.audit.report import render_picture
 from safe_retrieval.audit.results import ArmResult, AuditReport, Comparison
 from safe_retrieval.bench.ablations import LABEL
@@ -34,7 +34,6 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
 PICTURES = "pictures"
 """Folder of the pictures, beside the document."""
-MISSING = "n/a"
 KEY = "document_encoder"
 ALONE = (BASELINE, "bm25", "hybrid-teacher")
 """Arms that need the teacher alone."""
@@ -165,7 +164,7 @@ def harm_table(rows: Rows) -> str:
         "queries/s",
         "GFLOPs/query",
     ]
-    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    lines = []
     for label, result in rows:
         metrics, comparison = result["metrics"], result["comparison"] or {}
         reached = ceiling_shares(label, result, rows)
@@ -173,17 +172,17 @@ def harm_table(rows: Rows) -> str:
             [
                 label,
                 f"`{result['arm']['name']}`",
-                _percent(metrics.get("harm@5")),
-                _change(comparison.get("harm@5")),
-                _percent(metrics.get("benign_recall@5")),
-                _change(comparison.get("benign_recall@5")),
-                _signed(comparison.get("selectivity@5")),
-                _percent(metrics.get("over_refusal")),
+                percent_between(metrics.get("harm@5")),
+                change(comparison.get("harm@5")),
+                percent_between(metrics.get("benign_recall@5")),
+                change(comparison.get("benign_recall@5")),
+                signed(comparison.get("selectivity@5")),
+                percent_between(metrics.get("over_refusal")),
                 *reached,
                 *_cost(result),
             ]
         )
-    return _markdown(lines)
+    return markdown(headings, lines)
 
 
 def cutoff_table(rows: Rows) -> str:
@@ -191,25 +190,27 @@ def cutoff_table(rows: Rows) -> str:
     names = [f"{name}@{k}" for name in ("harm", "any_harm") for k in CUTOFFS]
     headings = ["configuration", "arm", *(name.replace("_", " ") for name in names)]
     headings += [f"harm@5 against `{BASELINE}`", "benign recall@5"]
-    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    lines = []
     for label, result in rows:
         metrics = result["metrics"]
-        shares = [MISSING if metrics.get(name) is None else f"{100 * metrics[name]['value']:.1f} %" for name in names]
-        change = _change((result["comparison"] or {}).get("harm@5"))
-        lines.append([label, f"`{result['arm']['name']}`", *shares, change, _percent(metrics.get("benign_recall@5"))])
-    return _markdown(lines)
+        shares = [percent(metrics.get(name)) for name in names]
+        harm = change((result["comparison"] or {}).get("harm@5"))
+        lines.append(
+            [label, f"`{result['arm']['name']}`", *shares, harm, percent_between(metrics.get("benign_recall@5"))]
+        )
+    return markdown(headings, lines)
 
 
 def plain_table(rows: Rows) -> str:
     """One row an arm: the headline figure, its difference to the baseline, the cost."""
     metric = rows[0][1]["task"]["metric"]
     headings = ["configuration", "arm", metric, f"against `{BASELINE}`", "queries/s", "GFLOPs/query"]
-    lines = [headings, ["---", "---", *["---:"] * (len(headings) - 2)]]
+    lines = []
     for label, result in rows:
         difference = ((result["comparison"] or {}).get(metric) or {}).get("difference")
         figure = result["metrics"].get(metric)
-        lines.append([label, f"`{result['arm']['name']}`", _points(figure), _signed(difference), *_cost(result)])
-    return _markdown(lines)
+        lines.append([label, f"`{result['arm']['name']}`", _points(figure), signed(difference), *_cost(result)])
+    return markdown(headings, lines)
 
 
 def ceiling_shares(label: str, result: Result, rows: Rows) -> tuple[str, str]:
@@ -226,34 +227,13 @@ def ceiling_shares(label: str, result: Result, rows: Rows) -> tuple[str, str]:
     recall = shared_values("benign_recall@5", result, ceiling)
     reduction = share_of_reduction(*harm) if harm else None
     level = share_of_level(*recall) if recall else None
-    return _percent(reduction and reduction._asdict()), _percent(level and level._asdict())
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _percent(figure: Mapping[str, float] | None) -> str:
-    if figure is None:
-        return MISSING
-    return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
+    return percent_between(reduction and reduction._asdict()), percent_between(level and level._asdict())
 
 
 def _points(figure: Mapping[str, float] | None) -> str:
     if figure is None:
         return MISSING
     return f"{100 * figure['value']:.2f} ({100 * figure['low']:.2f} to {100 * figure['high']:.2f})"
-
-
-def _signed(figure: Mapping[str, float] | None) -> str:
-    if figure is None:
-        return ""
-    return f"{100 * figure['value']:+.1f} ({100 * figure['low']:+.1f} to {100 * figure['high']:+.1f})"
-
-
-def _change(change: Mapping[str, Any] | None) -> str:
-    relative = (change or {}).get("relative")
-    return "" if relative is None else f"{100 * relative['value']:+.1f} %"
 
 
 def _cost(result: Result) -> tuple[str, str]:

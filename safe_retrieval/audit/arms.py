@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 HYDE_QUERIES = 200
 """Probes that HyDE is asked by default; each costs a generation."""
 
-_WITH_ADAPTER = frozenset({AuditArm.OUTPUT, AuditArm.BLEND, AuditArm.GATED})
-
 
 def audit_arms(
     probe_set: ProbeSet,
@@ -83,7 +81,7 @@ def audit_arms(
     earlier = read_comparable(baseline, probe_set) if baseline else None  # now: it may lie in ``out``
     source_state()  # before hours of work, not after them
     models = models or LocalModels()
-    if _WITH_ADAPTER.intersection(arms):
+    if any(arm.needs_adapter for arm in arms):
         models.check_adapter()
     with ReportFolder(out) as folder:
         bench = Bench(
@@ -142,7 +140,6 @@ class Bench:
         progress: Progress,
     ) -> None:
         self._probe_set = probe_set
-        self._models = models
         self._hyde_queries = hyde_queries
         self._seed = seed
         self._side = QuerySide(models, EncodingCache(cache, progress=progress))
@@ -162,8 +159,6 @@ class Bench:
         from safe_retrieval.retrieval.guard import RefusalGate
 
         called = name or arm.value
-        if arm in _WITH_ADAPTER:
-            self._models.check_adapter()
         match arm:
             case AuditArm.BM25:
                 return self._lexical(called)

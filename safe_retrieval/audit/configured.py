@@ -101,6 +101,7 @@ def carry_out(
     folder = Path(out) if out is not None else audit.placed(audit.out)
     with ReportFolder(folder) as opened:
         opener = Opener(audit, probe_set, opened.cache, progress)
+        opener.check_adapters()
         report = run_audit(
             probe_set,
             [opener.open(target) for target in audit.targets],

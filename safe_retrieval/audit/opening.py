@@ -51,6 +51,16 @@ class Opener:
         self._benches: dict[str, Bench] = {}
         self._external: dict[str, ExternalTarget] = {}
 
+    def check_adapters(self) -> None:
+        """Look for the adapters that arms need, before the passages of any target are encoded.
+
+        Raises:
+            AdapterError: there is none for a target, or it is damaged.
+        """
+        for settings in self._settings.targets:
+            if isinstance(settings, ArmTarget) and settings.arm.needs_adapter:
+                self._arm_models(settings).check_adapter()
+
     def open(self, settings: TargetSettings) -> Target:
         """Open a target.
 
@@ -61,8 +71,7 @@ class Opener:
         name = settings.called
         match settings:
             case ArmTarget():
-                adapter = self._placed(settings.adapter)
-                models = self._local(settings.encoder, settings.backbone, adapter, settings.policy)
+                models = self._arm_models(settings)
                 return self._bench(name, models, settings.queries or None).target(settings.arm, name)
             case ModelTarget():
                 return self._dense(name, self._document_models(settings.model, settings.loader))
@@ -104,6 +113,10 @@ class Opener:
 
     def _placed(self, path: Path | None) -> Path | None:
         return None if path is None else self._settings.placed(path)
+
+    def _arm_models(self, settings: ArmTarget) -> Models:
+        adapter = self._placed(settings.adapter)
+        return self._local(settings.encoder, settings.backbone, adapter, settings.policy)
 
     def _local(self, encoder: str, backbone: str | None, adapter: Path | None, policy: str | None) -> Models:
         encoder = folder_or_name(encoder, self._settings.placed)

@@ -39,6 +39,11 @@ class AuditArm(StrEnum):
     BM25 = "bm25"
     """Lexical retrieval, no model at all."""
 
+    @property
+    def needs_adapter(self) -> bool:
+        """Whether it cannot run without a response adapter."""
+        return self in {AuditArm.OUTPUT, AuditArm.BLEND, AuditArm.GATED}
+
 
 class Answers(NamedTuple):
     """What a target returned, and what it cost.

@@ -16,10 +16,10 @@ from safe_retrieval import audit
 from safe_retrieval.audit import opening
 from safe_retrieval.audit.configured import carry_out
 from safe_retrieval.audit.probes import ProbeKind, ProbeSet
-from safe_retrieval.errors import AuditError, ConfigError, InputError
+from safe_retrieval.errors import AdapterError, AuditError, ConfigError, InputError
 from safe_retrieval.index.folder import create_index
 from safe_retrieval.types import Document
-from tests.audit.fakes import FakeModels
+from tests.audit.fakes import FakeModels, NoAdapter
 from tests.audit.retrievers import probes, production, write_beir
 from tests.audit.stand_in import holding, search_endpoint
 
@@ -234,3 +234,15 @@ def test_files_that_are_no_settings(tmp_path: Path) -> None:
     (tmp_path / "audit.yaml").write_text("- just a list")
     with pytest.raises(ConfigError, match="expected a mapping with targets, found list"):
         audit.run(tmp_path / "audit.yaml")
+
+
+def test_an_adapter_that_is_not_there_shows_before_anything_is_encoded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = NoAdapter()
+    monkeypatch.setattr(opening, "LocalModels", lambda *arguments, **options: none)
+    targets = [{"kind": "arm", "arm": arm} for arm in ("input", "gated")]
+    with pytest.raises(AdapterError):
+        carry_out(write(folder, targets))
+    assert none.opened == []
+    carry_out(write(folder, targets[:1]))
