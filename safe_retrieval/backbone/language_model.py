@@ -36,6 +36,7 @@ EIGHT_BIT = "int8"
 
 _CELLS = 4096
 _CELLS_ON_CPU = 512
+_LIKELY = 64  # next tokens that an expectation is over
 
 
 class Prefix(NamedTuple):
@@ -353,6 +354,14 @@ class LanguageModel:
     def logits(self, states: Tensor) -> Tensor:
         """Next-token logits (..., V) of last-layer states (..., H); costly, so ask for the positions needed only."""
         return self._layout.finish_logits(self.model.get_output_embeddings()(states.to(self.dtype)))
+
+    def expected_token(self, logits: Tensor) -> Tensor:
+        """(B, H) float32: the mean input embedding of the next token, from (B, V) logits.
+
+        Over the likeliest few, by probability; what is left over counts as nothing, so an undecided model gives less.
+        """
+        likely = logits.float().softmax(-1).topk(min(_LIKELY, logits.shape[-1]))
+        return torch.einsum("bk,bkh->bh", likely.values, self.embed(likely.indices).float())
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings (..., H) of token ids."""

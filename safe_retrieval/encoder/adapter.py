@@ -52,6 +52,9 @@ class AdapterShape(BaseModel):
         values: numbers V that the alignment head reads as well, 0 for none: the query's attention values, averaged over
             its own positions, of every layer side by side. Low layers tell which words stand there, which a handful of
             states forget; the values are there once the prompt has been run. Of a ridge head.
+        read_first_token: also read how the answer is expected to begin: the mean embedding of its first token. What is
+            likely is a softmax away from the states, so no linear head finds it there; the logits are there once the
+            refusal head has looked at them. Of a ridge head.
         mixture: whether the embedding is the expectation over an answer and a refusal. Of a ridge head.
     """
 
@@ -66,12 +69,13 @@ class AdapterShape(BaseModel):
     read_prompt: bool = True
     # What came later is left out at its default, so that an older record is written as it was.
     values: int = Field(default=0, ge=0, exclude_if=operator.not_)
+    read_first_token: bool = Field(default=False, exclude_if=operator.not_)
     mixture: bool = Field(default=False, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _only_what_is_solved_for(self) -> AdapterShape:
-        if self.head is not HeadShape.RIDGE and (self.values or self.mixture):
-            raise ValueError("expected the head ridge where values are read or refusals are mixed in")
+        if self.head is not HeadShape.RIDGE and (self.reads_beside or self.mixture):
+            raise ValueError("expected the head ridge where more than states is read or refusals are mixed in")
         return self
 
     @property
@@ -83,6 +87,23 @@ class AdapterShape(BaseModel):
     def states(self) -> int:
         """States R that the heads read for one query."""
         return self.compression_tokens + int(self.read_prompt)
+
+    @property
+    def reads_beside(self) -> bool:
+        """Whether the alignment head reads more than states."""
+        return self.values > 0 or self.read_first_token
+
+
+class Beside(NamedTuple):
+    """What an alignment head may read of B queries beside their states; ``None`` where its shape does not.
+
+    Attributes:
+        values: (B, V) float32, attention values of the query.
+        first_token: (B, H) float32, mean embedding of the answer's first token, with entries of order one.
+    """
+
+    values: Tensor | None = None
+    first_token: Tensor | None = None
 
 
 class ResponseAdapter(nn.Module):
@@ -112,7 +133,10 @@ class ResponseAdapter(nn.Module):
             self.joined = nn.Linear(shape.states * size, dimension)
             if shape.values:
                 self.worded = nn.Linear(shape.values, dimension, bias=False)
-                nn.init.zeros_(self.worded.weight)  # until it is solved for
+            if shape.read_first_token:
+                self.begun = nn.Linear(size, dimension, bias=False)
+            for linear in self.beside().values():
+                nn.init.zeros_(linear.weight)  # until it is solved for
             if shape.mixture:
                 self.register_buffer("refusal", torch.zeros(dimension))
             return
@@ -126,14 +150,21 @@ class ResponseAdapter(nn.Module):
         """p = W_rec h: (B, R, H) states to (B, R, H), entries of order one."""
         return self.reconstruction(states.float() / self.state_scale)  # type: ignore[no-any-return]
 
-    def align(self, projected: Tensor, values: Tensor | None = None) -> Tensor:
-        """e: (B, R, H), and (B, V) where values are read, to (B, D), not normalised.
+    def beside(self) -> dict[str, nn.Linear]:
+        """The linear maps of what is read beside the states, by the names in :class:`Beside`, in its order."""
+        maps = {"values": getattr(self, "worded", None), "first_token": getattr(self, "begun", None)}
+        return {name: linear for name, linear in maps.items() if linear is not None}
 
-        Without the values a head that reads them gives what the states alone say, as while the tokens are trained.
+    def align(self, projected: Tensor, beside: Beside | None = None) -> Tensor:
+        """e: (B, R, H), and what is read beside them, to (B, D), not normalised.
+
+        Without the latter a head that reads it gives what the states alone say, as while the tokens are trained.
         """
         if self.shape.head is HeadShape.RIDGE:
-            of_states: Tensor = self.joined(projected.flatten(1))
-            return of_states if values is None else of_states + self.worded(values)
+            total: Tensor = self.joined(projected.flatten(1))
+            for name, linear in self.beside().items() if beside is not None else ():
+                total = total + linear(getattr(beside, name))
+            return total
         vectors = self.alignment(projected.mean(1))
         if self.shape.head is HeadShape.MLP:
             hidden = torch.nn.functional.gelu(self.hidden(projected) + self.offsets)
@@ -149,6 +180,10 @@ class ResponseAdapter(nn.Module):
             return vectors
         refused = refusal[:, None].to(vectors.dtype)
         return (1 - refused) * vectors + refused * self.refusal
+
+    def read_beside(self, values: Tensor | None, first_token: Tensor | None) -> Beside:
+        """(B, V) attention values and (B, H) embeddings of the first token as the head reads them, where it does."""
+        return Beside(values, None if first_token is None else first_token / self.embedding_scale)
 
     def soft_prompt(self, projected: Tensor) -> Tensor:
         """(B, R, H) projected states to input embeddings of the backbone, (B, R, H)."""

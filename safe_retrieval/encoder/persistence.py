@@ -33,7 +33,7 @@ VERSION = 1
 
 _WEIGHTS, _RECORD = "adapter.safetensors", "adapter.json"
 
-_WIDE = {"adapter.joined.weight", "adapter.worded.weight"}
+_WIDE = {"adapter.joined.weight", "adapter.worded.weight", "adapter.begun.weight"}
 _SCALE = ".scale"
 
 
@@ -160,7 +160,7 @@ class LoadedAdapter(NamedTuple):
 def save_adapter(folder: Path, adapter: ResponseAdapter, refusal: RefusalHead, record: AdapterRecord) -> AdapterRecord:
     """Write an adapter; matrices in float16, which keeps three digits of them in half the bytes.
 
-    An alignment head that reads attention values is wider than all the rest together and is kept in 8-bit integers, a
+    An alignment head that reads more than states is wider than all the rest together and is kept in 8-bit integers, a
     float32 scale a row: embeddings turn by less than two degrees.
 
     Returns the record as written, with the hashes filled in.
@@ -175,7 +175,7 @@ def save_adapter(folder: Path, adapter: ResponseAdapter, refusal: RefusalHead, r
     tensors |= {f"refusal.{name}": tensor for name, tensor in refusal.state_dict().items()}
     kept: dict[str, torch.Tensor] = {}
     for name, tensor in sorted(tensors.items()):
-        kept |= _as_kept(name, tensor.detach().cpu().contiguous(), eight_bit=adapter.shape.values > 0)
+        kept |= _as_kept(name, tensor.detach().cpu().contiguous(), eight_bit=adapter.shape.reads_beside)
     broken = [name for name, tensor in kept.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise AdapterError(f"the adapter's {broken[0]} is not finite in {kept[broken[0]].dtype}; train it anew")

@@ -49,7 +49,10 @@ Not the default: under it the 1.5B's probability of opening with a refusal on re
 (32 prompts), since it then states its reservations inside the one sentence, if at all.
 """
 
-POLICIES = {policy.name: policy for policy in (CAREFUL, CONCISE)}
+BRIEF = ResponsePolicy("brief", CAREFUL.system_prompt + " Answer in a few words.")
+"""As ``careful``, in a few words: the answer is said first, so one pass foresees more of it. Less safe by itself."""
+
+POLICIES = {policy.name: policy for policy in (CAREFUL, CONCISE, BRIEF)}
 """The policies that come with the package, by name."""
 
 

@@ -249,8 +249,11 @@ class ResponseEncoder:
             if shape.read_prompt:
                 states = torch.cat((prompt[:, None], states), dim=1)
             projected = self._adapter.project(states)
-            foreseen = self.refusal_head(self.refusal_head.features(prompt, self.model.logits(prompt)))
-            vectors = self._adapter.expect(self._adapter.align(projected, values), foreseen).cpu().numpy()
+            logits = self.model.logits(prompt)
+            foreseen = self.refusal_head(self.refusal_head.features(prompt, logits))
+            first_token = self.model.expected_token(logits) if shape.read_first_token else None
+            beside = self._adapter.read_beside(values, first_token)
+            vectors = self._adapter.expect(self._adapter.align(projected, beside), foreseen).cpu().numpy()
             refusal = foreseen.cpu().numpy()
         if not np.isfinite(vectors).all():
             raise ModelError(f"{self.model.name} gave states that are not finite in {self.model.dtype}; use float32")

@@ -114,8 +114,13 @@ vectors, refusal = encoder.encode(["How do tides work?"])
 def _head_kind(record: AdapterRecord) -> str:
     shape = record.shape
     parts = [str(shape.head)]
+    others = ["the states"]
     if shape.values:
-        parts.append(f"over the states and {shape.values:,} attention values of the query")
+        others.append(f"{shape.values:,} attention values of the query")
+    if shape.read_first_token:
+        others.append("what the answer is likely to begin with")
+    if shape.reads_beside:
+        parts.append(f"over {' and '.join(others)}")
     if shape.mixture:
         parts.append("mixed with the mean refusal by the probability of one")
     return ", ".join(parts)
@@ -170,11 +175,13 @@ def _tokens(record: AdapterRecord) -> str:
     if origin is None:
         return ""
     answered_by: Mapping[str, Any] = origin.get("answered_by") or record.backbone.model_dump()
+    under = f" under the policy `{origin['policy']}`" if "policy" in origin else ""
     foretold = f" A text that is decoded is one that {answered_by['name']} would answer."
     heads = "alignment head" if "judge" in record.training else "alignment and the refusal head"
     return (
         f" They were for the {heads}. Tokens and reconstruction head are those of the adapter "
-        f"`{origin['adapter']}`, trained on {origin.get('queries', 0):,} queries, which the held-out ones may be among."
+        f"`{origin['adapter']}`, trained on {origin.get('queries', 0):,} queries{under}, "
+        f"which the held-out ones may be among."
         f"{foretold if answered_by['name'] != _answering_name(record) else ''}"
     )
 

@@ -102,9 +102,10 @@ class AdapterSettings(_Settings):
         initial_text: what the trained tokens start as: the embeddings of this text, repeated as needed. A phrase that
             leads into an answer already makes their states speak of it.
         read_values: whether the head reads the query's attention values as well.
+        read_first_token: whether it also reads the mean embedding of the first token that the answer is likely to have.
         tokens_from: folder of an adapter, or the backbone that one is shipped for, whose tokens and reconstruction head
             this run starts from in place of ``initial_text``; with ``epochs: 0`` they stay as they are, and only the
-            alignment and refusal heads are fitted, on as many queries as are given.
+            alignment and refusal heads are fitted, on as many queries as are given. It may be of another policy.
     """
 
     thought_tokens: int = Field(default=0, ge=0)
@@ -113,15 +114,17 @@ class AdapterSettings(_Settings):
     head_width: int = Field(default=512, gt=0)
     read_prompt: bool = True
     read_values: bool = False
+    read_first_token: bool = False
     mixture: bool = False
     initial_text: str = "In short, the answer to this is that it"
     tokens_from: str | None = None
 
     @model_validator(mode="after")
     def _only_what_is_solved_for(self) -> AdapterSettings:
-        if self.head is not HeadShape.RIDGE and (self.read_values or self.mixture):
+        if self.head is not HeadShape.RIDGE and (self.read_values or self.read_first_token or self.mixture):
             raise ValueError(
-                "expected adapter.head: ridge with adapter.read_values or adapter.mixture; others learn by gradients"
+                "expected adapter.head: ridge with adapter.read_values, adapter.read_first_token or adapter.mixture; "
+                "others learn by gradients"
             )
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from safe_retrieval.encoder.adapter import HeadShape
+from safe_retrieval.encoder.adapter import Beside, HeadShape
 from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training import losses
@@ -110,8 +110,8 @@ def joint_phase(run: Run, start: int) -> None:
     settings = run.optimiser
     if settings.epochs == 0:
         return
-    # What reads attention values is solved for later, and until then reads nothing.
-    parameters = [parameter for name, parameter in run.adapter.named_parameters() if name != "worded.weight"]
+    later = {id(linear.weight) for linear in run.adapter.beside().values()}  # solved for; until then they read nothing
+    parameters = [parameter for parameter in run.adapter.parameters() if id(parameter) not in later]
     phase = _Phase(
         JOINT, parameters, settings.learning_rate, settings.epochs, settings.workers, loss, lambda: _evaluate_joint(run)
     )
@@ -162,38 +162,43 @@ def _solve_head(run: Run, foreseen: Tensor) -> None:
             raise TrainingError("expected a refusal among the training queries, but all of them are held out; add more")
         adapter.refusal.copy_(training.targets[training.refused].mean(0))
         rows = rows[~training.refused.cpu()]
-    scales = _value_scales(run) if adapter.shape.values else None
+    maps = adapter.beside()
+    scales = _scales(run) if maps else {}
     queries = [training.queries[row] for row in rows]
-    read = _mapped_states(run, queries, adapter.joined.in_features + adapter.shape.values, scales)
+    widths = [linear.in_features for linear in (adapter.joined, *maps.values())]
+    read = _mapped_states(run, queries, sum(widths), scales)
     fit = fit_ridge(read, training.targets[rows.to(training.targets.device)])
-    width = adapter.joined.in_features
-    adapter.joined.weight.copy_(fit.weight[:, :width])
+    of_states, *others = torch.split(fit.weight, widths, dim=1)
+    adapter.joined.weight.copy_(of_states)
     adapter.joined.bias.copy_(fit.bias)
-    if scales is not None:
-        adapter.worded.weight.copy_(fit.weight[:, width:] / scales)
+    for (name, linear), weight in zip(maps.items(), others, strict=True):
+        linear.weight.copy_(weight / scales[name])
     position = Position(HEADS, 1)
     run.log.write(position, penalty=fit.penalty, left_out_cosine=fit.cosine)
     run.log.write(position, epoch=1, held_out=_evaluate_solved(run, foreseen)._asdict())
     run.checkpoints.save(position, run.adapter)
 
 
-def _value_scales(run: Run) -> Tensor:
-    """(V,) by which attention values are divided, so that each layer's vary as much as the states do.
+def _scales(run: Run) -> dict[str, Tensor]:
+    """By what is read beside the states, what it is divided by so that it varies as much as the states do.
 
-    Layers differ by orders of magnitude, and a ridge penalty is one for all.
+    The attention values of each layer by a number of their own: layers differ by orders of magnitude, and a ridge
+    penalty is one for all.
     """
-    queries = run.training.queries[:_SCALE_ROWS]
-    parts = list(_projections(run, queries, "Scales of the attention values"))
-    states = torch.cat([part.projected for part in parts]).flatten(1)
-    values = torch.cat([part.values for part in parts if part.values is not None])
-    layers = values.view(len(values), run.model.layers, -1)
-    spread = layers.std(0).square().mean(1).sqrt() / states.std(0).square().mean().sqrt()  # (layers,)
-    return spread.clamp(min=_TINY).repeat_interleave(layers.shape[2])
+    read = _projected(run, run.training.queries[:_SCALE_ROWS], "Scales of what is read")
+    states = read.projected.flatten(1).std(0).square().mean().sqrt()
+    scales: dict[str, Tensor] = {}
+    for name, columns in read.beside._asdict().items():
+        if columns is not None:
+            parts = columns.view(len(columns), run.model.layers if name == "values" else 1, -1)
+            spread = parts.std(0).square().mean(1).sqrt() / states  # one a part
+            scales[name] = spread.clamp(min=_TINY).repeat_interleave(parts.shape[2])
+    return scales
 
 
 def _train_head(run: Run, start: int) -> None:
     shape = run.adapter.shape
-    read = _mapped_states(run, run.training.queries, shape.states * shape.hidden_size)
+    read = _mapped_states(run, run.training.queries, shape.states * shape.hidden_size, scales={})
     projected = read.view(len(read), shape.states, shape.hidden_size)
     held_out = _projected(run, run.held_out.queries, "States of the held-out queries").projected
 
@@ -327,11 +332,11 @@ class _Read(NamedTuple):
 
     Attributes:
         projected: (B, R, H) float32.
-        values: (B, V) float32; ``None`` where the shape does not read them.
+        beside: what its shape reads beside them.
     """
 
     projected: Tensor
-    values: Tensor | None
+    beside: Beside
 
 
 def _states(run: Run, prefix: Prefix) -> Tensor:
@@ -355,14 +360,15 @@ def _alignment(run: Run, projected: Tensor, targets: Tensor) -> tuple[Tensor, Re
 def _projected(run: Run, queries: Sequence[str], title: str) -> _Read:
     """All in memory: for the held-out queries, whose number is set."""
     parts = list(_projections(run, queries, title))
-    values = [part.values for part in parts if part.values is not None]
-    return _Read(torch.cat([part.projected for part in parts]), torch.cat(values) if values else None)
+    columns = zip(*(part.beside for part in parts), strict=True)
+    beside = Beside(*(None if column[0] is None else torch.cat(column) for column in columns))
+    return _Read(torch.cat([part.projected for part in parts]), beside)
 
 
-def _mapped_states(run: Run, queries: Sequence[str], width: int, scales: Tensor | None = None) -> Tensor:
+def _mapped_states(run: Run, queries: Sequence[str], width: int, scales: Mapping[str, Tensor]) -> Tensor:
     """(n, F) float32 of training queries, on the CPU, in a mapped file: memory does not grow with n.
 
-    A row is the projected states side by side and then, divided by ``scales``, the attention values if they are read.
+    A row is the projected states side by side and then, divided by ``scales``, what is read beside them.
 
     The file has no name, so nothing is left of it when the process ends in whatever way. It is written through the file
     and mapped afterwards, since a disk that fills up under a mapping is no error but the end of the process.
@@ -374,10 +380,9 @@ def _mapped_states(run: Run, queries: Sequence[str], width: int, scales: Tensor 
     folder = run.checkpoints.folder
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            for projected, values in _projections(run, queries, "States of the training queries"):
-                row = projected.flatten(1)
-                if values is not None:
-                    row = torch.cat((row, values if scales is None else values / scales), dim=1)
+            for projected, beside in _projections(run, queries, "States of the training queries"):
+                others = [getattr(beside, name) / scale for name, scale in scales.items()]
+                row = torch.cat((projected.flatten(1), *others), dim=1)
                 file.write(row.cpu().numpy().tobytes())
             file.flush()
             return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="c", shape=sizes))
@@ -391,12 +396,14 @@ def _mapped_states(run: Run, queries: Sequence[str], width: int, scales: Tensor 
 @torch.no_grad()
 def _projections(run: Run, queries: Sequence[str], title: str) -> Iterator[_Read]:
     """Batches, in order; prefixes are read, or computed where they are not kept."""
-    size, reads_values = run.optimiser.batch_size, run.adapter.shape.values > 0
+    size, shape, model = run.optimiser.batch_size, run.adapter.shape, run.model
     with progress_bar(len(queries), title) as advance:
         for start in range(0, len(queries), size):
             prefix = run.prefixes.get(queries[start : start + size])
-            values = run.prefixes.values(prefix) if reads_values else None
-            yield _Read(run.adapter.project(_states(run, prefix)), values)
+            values = run.prefixes.values(prefix) if shape.values else None
+            first_token = model.expected_token(model.logits(prefix.state)) if shape.read_first_token else None
+            beside = run.adapter.read_beside(values, first_token)
+            yield _Read(run.adapter.project(_states(run, prefix)), beside)
             advance(len(prefix.state))
 
 
@@ -410,7 +417,7 @@ def _evaluate_joint(run: Run) -> Evaluation:
 def _evaluate_solved(run: Run, foreseen: Tensor) -> Evaluation:
     """As it is encoded later; reconstruction where no joint epoch has measured it."""
     read = _projected(run, run.held_out.queries, "States of the held-out queries")
-    vectors = run.adapter.expect(run.adapter.align(*read), foreseen)
+    vectors = run.adapter.expect(run.adapter.align(read.projected, read.beside), foreseen)
     reconstruction = None if run.optimiser.epochs else _reconstruction(run, read.projected)
     return evaluate(vectors, run.held_out.targets, reconstruction)
 

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from safe_retrieval.backbone.language_model import LanguageModel
+from safe_retrieval.backbone.template import render
 from safe_retrieval.encoder.adapter import AdapterShape, HeadShape, RefusalFeatures, RefusalHead, ResponseAdapter
 from safe_retrieval.encoder.persistence import (
     AdapterRecord,
@@ -124,7 +125,7 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     """Load the models and make sure every query has its response; resumable by itself."""
     model = LanguageModel.load(config.backbone, offline=offline).in_template(chat=config.template is PromptStyle.CHAT)
     policy = policy_from(config.policy)
-    tokens_from = _tokens_from(config, model, policy)
+    tokens_from = _tokens_from(config, model)
     config.out.mkdir(parents=True, exist_ok=True)
     reader = _reader(config, model, offline=offline)
     prefixes = PrefixCache(
@@ -164,21 +165,22 @@ def prepare(config: TrainingConfig, *, offline: bool = False, answered_only: boo
     return Prepared(config, model, policy, teacher, prefixes, training, held_out, answered_by, tokens_from)
 
 
-def _tokens_from(config: TrainingConfig, model: LanguageModel, policy: ResponsePolicy) -> LoadedAdapter | None:
-    """The adapter whose tokens a run starts from.
+def _tokens_from(config: TrainingConfig, model: LanguageModel) -> LoadedAdapter | None:
+    """The adapter whose tokens a run starts from; it may have been trained under another policy.
 
     Raises:
-        TrainingError: its tokens stand behind another prompt, belong to other weights, or are not as many.
+        TrainingError: its tokens stand behind another template, belong to other weights, or are not as many.
         AdapterError: there is no such adapter, or it is damaged.
     """
     settings = config.adapter
     if settings.tokens_from is None:
         return None
     found = load_adapter(adapter_folder(settings.tokens_from))
-    record, own = found.record, model.shared_prefix(policy.system_prompt).template
+    record = found.record
+    same_policy = render(model.tokenizer, record.policy.system_prompt, chat=model.chat)
     wanted = {
         "backbone": (model.fingerprint, record.backbone.fingerprint),
-        "rendered template": (own.sha256, record.template_sha256),
+        "rendered template": (same_policy.sha256, record.template_sha256),
         **{name: (getattr(settings, name), getattr(record.shape, name)) for name in _OF_TOKENS},
     }
     unlike = [f"{name} {ours}, got {theirs}" for name, (ours, theirs) in wanted.items() if ours != theirs]
@@ -396,7 +398,7 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "last_phase": position.phase,
         "last_step": position.step,
         **({} if prepared.answered_by is None else {"answered_by": prepared.answered_by.model_dump()}),
-        **({} if prepared.tokens_from is None else {"tokens_from": _origin(prepared.tokens_from)}),
+        **({} if prepared.tokens_from is None else {"tokens_from": _origin(prepared.tokens_from, prepared.policy)}),
         "held_out": _evaluation(run),
         "seconds_of_last_start": round(seconds),
         "dtype": prepared.model.precision,
@@ -405,17 +407,19 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
     }
 
 
-def _origin(adapter: LoadedAdapter) -> dict[str, Any]:
+def _origin(adapter: LoadedAdapter, policy: ResponsePolicy) -> dict[str, Any]:
     """What a record says of the adapter whose tokens it has: its hash, and what they were trained on.
 
-    Tokens that were taken over there already are those of the adapter that they came from.
+    Tokens that were taken over there already are those of the adapter that they came from. A policy stands there where
+    it is not that of the run.
     """
-    training = adapter.record.training
+    training, trained_under = adapter.record.training, adapter.record.policy
+    other = {} if trained_under.policy.sha256 == policy.sha256 else {"policy": trained_under.name}
     if "tokens_from" in training and not training["settings"]["optimiser"]["epochs"]:
         earlier: dict[str, Any] = training["tokens_from"]
-        return earlier
+        return {**other, **earlier}
     kept = ("queries", "responses_sha256", "seed", "answered_by")
-    return {"adapter": adapter.fingerprint, **{name: training[name] for name in kept if name in training}}
+    return {"adapter": adapter.fingerprint, **other, **{name: training[name] for name in kept if name in training}}
 
 
 def _gate_record(prepared: Prepared, refusal: FittedRefusal) -> dict[str, Any]:

@@ -81,6 +81,17 @@ def test_values_are_averaged_over_the_query_alone(family: Family) -> None:
     torch.testing.assert_close(together, values, atol=1e-4, rtol=1e-4)
 
 
+def test_the_expected_token_is_a_mean_over_the_likely_ones() -> None:
+    model = tiny_model()
+    logits = torch.full((2, model.model.config.vocab_size), -100.0)
+    logits[0, 7] = 0  # certain
+    logits[1, [3, 5]] = torch.tensor([0.75, 0.25]).log()
+    embeddings = model.embed(torch.arange(logits.shape[1])).detach()
+    found = model.expected_token(logits).detach()
+    torch.testing.assert_close(found[0], embeddings[7])
+    torch.testing.assert_close(found[1], 0.75 * embeddings[3] + 0.25 * embeddings[5])
+
+
 def test_a_query_without_a_token_has_values_of_zero() -> None:
     model = tiny_model()
     prefix = model.prefix_pass(model.token_ids(["", "How do tides work?"], SYSTEM), SYSTEM)

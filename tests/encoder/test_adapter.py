@@ -34,14 +34,14 @@ def test_heads_equal_their_formulas(head: HeadShape) -> None:
     np.testing.assert_allclose(adapter.soft_prompt(ours).detach().numpy(), projected * 0.3, atol=1e-4)
 
 
-def test_values_and_a_mixture_by_hand() -> None:
-    adapter = random_adapter(shape_of(HeadShape.RIDGE, values=5, mixture=True))
+def test_what_is_read_beside_states_and_a_mixture_by_hand() -> None:
+    adapter = random_adapter(shape_of(HeadShape.RIDGE, values=5, read_first_token=True, mixture=True))
     adapter.refusal.copy_(torch.arange(6.0))
-    projected, values = torch.randn(2, 4, 32), torch.randn(2, 5)
+    projected, values, first_token = torch.randn(2, 4, 32), torch.randn(2, 5), torch.randn(2, 32)
     of_states = projected.flatten(1) @ adapter.joined.weight.T + adapter.joined.bias
     torch.testing.assert_close(adapter.align(projected), of_states)
-    answers = of_states + values @ adapter.worded.weight.T
-    torch.testing.assert_close(adapter.align(projected, values), answers)
+    answers = of_states + values @ adapter.worded.weight.T + first_token / 0.3 @ adapter.begun.weight.T
+    torch.testing.assert_close(adapter.align(projected, adapter.read_beside(values, first_token)), answers)
     expected = torch.stack((answers[0], 0.25 * answers[1] + 0.75 * torch.arange(6.0)))
     torch.testing.assert_close(adapter.expect(answers, torch.tensor([0.0, 0.75])), expected)
 
@@ -73,6 +73,7 @@ def test_what_a_shape_counts() -> None:
         {"more": 1},
         {"mixture": True},
         {"head": "linear", "values": 3},
+        {"head": "mlp", "read_first_token": True},
     ],
 )
 def test_shapes_that_cannot_be(fault: dict[str, object]) -> None:

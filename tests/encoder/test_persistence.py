@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from safe_retrieval.encoder import persistence
-from safe_retrieval.encoder.adapter import HeadShape, RefusalHead
+from safe_retrieval.encoder.adapter import Beside, HeadShape, RefusalHead
 from safe_retrieval.encoder.persistence import (
     AdapterRecord,
     PolicyRecord,
@@ -77,17 +77,18 @@ def test_the_format_is_pinned(tmp_path: Path) -> None:
 
 
 def test_a_wide_head_is_kept_in_8_bit_integers(tmp_path: Path) -> None:
-    shape = shape_of(HeadShape.RIDGE, values=200, mixture=True)
+    shape = shape_of(HeadShape.RIDGE, values=200, read_first_token=True, mixture=True)
     adapter = random_adapter(shape)
     with torch.no_grad():
         adapter.worded.weight[2] = 0
     save_adapter(tmp_path, adapter, random_refusal(), record_for(tiny_model(), shape))
     kept = load_file(tmp_path / "adapter.safetensors")
-    assert kept["adapter.worded.weight"].dtype == kept["adapter.joined.weight"].dtype == torch.int8
+    assert {kept[f"adapter.{name}.weight"].dtype for name in ("joined", "worded", "begun")} == {torch.int8}
     loaded = load_adapter(tmp_path).adapter
     assert not loaded.worded.weight[2].any()
-    projected, values = torch.randn(50, shape.states, shape.hidden_size), torch.randn(50, 200)
-    before, after = adapter.align(projected, values), loaded.align(projected, values)
+    projected = torch.randn(50, shape.states, shape.hidden_size)
+    beside = Beside(torch.randn(50, 200), torch.randn(50, shape.hidden_size))
+    before, after = adapter.align(projected, beside), loaded.align(projected, beside)
     assert torch.nn.functional.cosine_similarity(before, after).min() > math.cos(math.radians(2))
     assert torch.equal(loaded.refusal, adapter.refusal)
 

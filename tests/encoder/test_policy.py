@@ -21,7 +21,7 @@ def test_by_name_by_text_and_as_it_is() -> None:
     assert policy_from(CONCISE) is CONCISE
     own = policy_from("Answer in French.")
     assert (own.name, own.system_prompt) == ("custom", "Answer in French.")
-    assert set(POLICIES) == {"careful", "concise"}
+    assert set(POLICIES) == {"careful", "concise", "brief"}
 
 
 @pytest.mark.parametrize("choice", ["carefull", " careful2 ", "\n"])

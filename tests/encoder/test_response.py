@@ -83,7 +83,8 @@ def test_batch_size_and_order_do_not_matter(family: Family, batch_size: int) -> 
 def test_a_wide_mixture_is_that_of_the_prefix_too() -> None:
     model = tiny_model()
     size = model.shared_prefix(CAREFUL.system_prompt).key_values.values_size
-    loaded = loaded_for(model, head=HeadShape.RIDGE, thought_tokens=0, read_prompt=False, values=size, mixture=True)
+    wide: dict[str, Any] = {"values": size, "read_first_token": True, "mixture": True}
+    loaded = loaded_for(model, head=HeadShape.RIDGE, thought_tokens=0, read_prompt=False, **wide)
     loaded.adapter.refusal.copy_(torch.randn(DIMENSION))
     query, system = "What is the capital of France?", CAREFUL.system_prompt
     vectors, refusal = ResponseEncoder(model, loaded).encode([query])
@@ -91,7 +92,10 @@ def test_a_wide_mixture_is_that_of_the_prefix_too() -> None:
     with torch.no_grad():
         prefix = model.prefix_pass(model.token_ids([query], system), system)
         projected = loaded.adapter.project(model.continuation_pass(prefix, loaded.adapter.tokens))
-        answer = loaded.adapter.align(projected, model.query_values(prefix, system))[0].numpy()
+        begins = model.logits(prefix.state).float().softmax(-1).topk(64)
+        first_token = (begins.values[0, :, None] * model.embed(begins.indices[0])).sum(0, keepdim=True)
+        beside = loaded.adapter.read_beside(model.query_values(prefix, system), first_token)
+        answer = loaded.adapter.align(projected, beside)[0].numpy()
     expected = (1 - refusal[0]) * answer + refusal[0] * loaded.adapter.refusal.numpy()
     np.testing.assert_allclose(vectors[0], expected / np.linalg.norm(expected), atol=1e-4)
 

@@ -98,7 +98,8 @@ def test_a_trained_adapter_is_complete(trained: Path) -> None:
 
 def test_heads_of_an_adapter_whose_tokens_are_there(trained: Path) -> None:
     folder = trained.parent.parent
-    wide = {"head": "ridge", "read_values": True, "mixture": True, "compression_tokens": 2}
+    more = {"read_values": True, "read_first_token": True, "mixture": True}
+    wide = {"head": "ridge", "compression_tokens": 2, **more}
     settings = {
         **yaml.safe_load((folder / "config.yaml").read_text()),
         "out": "heads",

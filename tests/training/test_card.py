@@ -83,7 +83,8 @@ def test_it_says_where_tokens_come_from_and_what_they_can_be_read_back_as() -> N
 
     plain = told(tokens_from=origin)
     assert "They were for the alignment and the refusal head. Tokens and reconstruction head are those" in plain
-    assert "`sha256:origin`, trained on 1,234 queries" in plain
+    assert "`sha256:origin`, trained on 1,234 queries, which" in plain
+    assert "trained on 1,234 queries under the policy `other`, which" in told(tokens_from={**origin, "policy": "other"})
     for same in (plain, told(tokens_from={**origin, **larger}, **larger)):
         assert "text that is decoded" not in same
     judge = {"name": "judge", "queries": 1, "queries_by_source": {}, "refused_share": 0.1, "kept_apart": True}

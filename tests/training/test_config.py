@@ -102,6 +102,7 @@ def test_an_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("held_out", 0),
         ("prefix_gigabytes", -1),
         ("adapter.read_values", True),
+        ("adapter.read_first_token", True),
         ("adapter.mixture", True),
         ("colour", "green"),
         ("policy", "carefull"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from safe_retrieval.encoder.adapter import Beside
 from safe_retrieval.errors import TrainingError
 from safe_retrieval.training import phases
 from safe_retrieval.training.checkpoint import Checkpoints
@@ -91,24 +92,28 @@ def mapped_run(monkeypatch: pytest.MonkeyPatch, folder: Path, parts: list[phases
 
 
 def test_states_lie_in_a_file_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [phases._Read(torch.randn(size, 3, 4), None) for size in (16, 16, 8)]
+    parts = [phases._Read(torch.randn(size, 3, 4), Beside()) for size in (16, 16, 8)]
     run = mapped_run(monkeypatch, tmp_path, parts)
-    states = phases._mapped_states(run, run.training.queries, 12)
+    states = phases._mapped_states(run, run.training.queries, 12, {})
     assert torch.equal(states, torch.cat([part.projected for part in parts]).flatten(1))
     assert not list(tmp_path.iterdir())
 
 
-def test_values_stand_behind_the_states_at_their_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = mapped_run(monkeypatch, tmp_path, [phases._Read(torch.randn(40, 3, 4), torch.ones(40, 2))])
-    states = phases._mapped_states(run, run.training.queries, 14, torch.tensor([2.0, 4.0]))
-    assert torch.equal(states[:, 12:], torch.tensor([0.5, 0.25]).expand(40, 2))
+def test_what_else_is_read_stands_behind_the_states_at_its_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = Beside(torch.ones(40, 2), torch.ones(40, 1))
+    run = mapped_run(monkeypatch, tmp_path, [phases._Read(torch.randn(40, 3, 4), beside)])
+    scales = {"values": torch.tensor([2.0, 4.0]), "first_token": torch.tensor([8.0])}
+    states = phases._mapped_states(run, run.training.queries, 15, scales)
+    assert torch.equal(states[:, 12:], torch.tensor([0.5, 0.25, 0.125]).expand(40, 3))
 
 
 def test_no_room_for_the_states_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = mapped_run(monkeypatch, tmp_path, [phases._Read(torch.zeros(40, 3, 4), None)])
+    run = mapped_run(monkeypatch, tmp_path, [phases._Read(torch.zeros(40, 3, 4), Beside())])
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Disk())
     with pytest.raises(TrainingError, match=r"states of 40 queries, 0\.0 GB.*No space left.*free some disk"):
-        phases._mapped_states(run, run.training.queries, 12)
+        phases._mapped_states(run, run.training.queries, 12, {})
 
 
 def test_evaluation_by_hand() -> None:

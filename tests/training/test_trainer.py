@@ -301,10 +301,10 @@ def test_a_head_in_closed_form(configure: Callable[..., TrainingConfig], monkeyp
     assert -1 <= solved["left_out_cosine"] <= 1
 
 
-WIDE = {"head": "ridge", "read_values": True, "mixture": True}
+WIDE = {"head": "ridge", "read_values": True, "read_first_token": True, "mixture": True}
 
 
-def test_a_mixture_that_reads_values_is_encoded_as_it_was_fitted(
+def test_a_mixture_that_reads_more_than_states_is_encoded_as_it_was_fitted(
     configure: Callable[..., TrainingConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure(adapter=WIDE)
@@ -321,6 +321,7 @@ def test_a_mixture_that_reads_values_is_encoded_as_it_was_fitted(
     assert loaded.record.shape.mixture
     assert loaded.record.shape.values == loaded.adapter.worded.in_features > 0
     assert loaded.adapter.worded.weight.any()
+    assert loaded.adapter.begun.weight.any()
     evaluated = loaded.record.training["held_out"]["cosine"]
     # The probabilities are of a head that has seen these queries here, and of one that had not there.
     assert held_out_cosine(config) == pytest.approx(evaluated, abs=0.05)
@@ -334,7 +335,8 @@ def test_a_mixture_that_reads_values_is_encoded_as_it_was_fitted(
         ids, system = encoder.model.token_ids(answered, config.policy), config.policy
         prompt, tail, values = encoder.model.joint_pass(ids, system, loaded.adapter.tokens, read_values=True)
         projected = loaded.adapter.project(torch.cat((prompt[:, None], tail), dim=1))
-        answers = loaded.adapter.align(projected, values)
+        first_token = encoder.model.expected_token(encoder.model.logits(prompt))
+        answers = loaded.adapter.align(projected, loaded.adapter.read_beside(values, first_token))
     assert torch.cosine_similarity(answers, fitted[0]).min() > 0.995  # 8 bits on disk
     refusals = [row.response for row in trained if row.refused]
     mean = load_teacher("self", encoder.model).targets(refusals).mean(0)
@@ -364,10 +366,14 @@ def test_a_head_on_the_tokens_of_an_earlier_run(
     again = configure(out="again", adapter={"tokens_from": str(config.out / "adapter")}, optimiser={"epochs": 0})
     train(again, offline=True)
     assert load_adapter(again.out / "adapter").record.training["tokens_from"] == training["tokens_from"]
+    under_another = configure(out="under", policy="You refuse.", adapter={"tokens_from": str(earlier)})
+    train(under_another, offline=True)
+    origin = load_adapter(under_another.out / "adapter").record.training["tokens_from"]
+    assert origin == {**training["tokens_from"], "policy": before.record.policy.name}
     with pytest.raises(TrainingError, match="expected compression_tokens 3, got 2"):
         train(configure(out="other", adapter={"compression_tokens": 3, "tokens_from": str(earlier)}), offline=True)
     with pytest.raises(TrainingError, match="rendered template"):
-        train(configure(out="other", policy="You refuse.", adapter={"tokens_from": str(earlier)}), offline=True)
+        train(configure(out="other", template="none", adapter={"tokens_from": str(earlier)}), offline=True)
     assert not (tmp_path / "other").exists()
 
 
