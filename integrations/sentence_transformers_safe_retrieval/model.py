@@ -55,7 +55,7 @@ def safe_sentence_transformer(
     chosen = arm_from(arm)
     folder = None
     if chosen in _WITH_ADAPTER:
-        folder = shipped_adapter(backbone, document_encoder) if adapter is None else Path(adapter)
+        folder = shipped_adapter(backbone, document_encoder, policy) if adapter is None else Path(adapter)
     recipe = Recipe(chosen, document_encoder, backbone, folder, None if policy is None else policy_from(policy))
     return _assemble(SafeRetrievalModule.make(recipe, offline=offline), device, settings)
 

@@ -136,7 +136,7 @@ class LocalModels:
         from safe_retrieval.encoder.persistence import load_adapter
         from safe_retrieval.encoder.shipped import shipped_adapter
 
-        return load_adapter(self._adapter_path or shipped_adapter(self._backbone, self._document_encoder))
+        return load_adapter(self._adapter_path or shipped_adapter(self._backbone, self._document_encoder, self._policy))
 
     @cached_property
     def _language_model(self) -> LanguageModel:

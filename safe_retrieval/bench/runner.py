@@ -25,6 +25,7 @@ from safe_retrieval.bench.results import FORMAT, Result, ResultStore, per_query_
 from safe_retrieval.bench.retrieve import ArmEncoder
 from safe_retrieval.bench.tasks import Task, TaskKind, find_task
 from safe_retrieval.encoder.progress import progress_bar
+from safe_retrieval.encoder.shipped import shipped_name
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.naming import is_hub_closed
 
@@ -194,7 +195,8 @@ class _Bench:
             return self._settings.label
         recorded = self._models.response if arm.needs_adapter else self._models.query(arm)
         backbone = recorded.record.get("backbone", {"name": recorded.encoder.name})
-        return f"{_plain(backbone['name'])}--{own}"
+        policy = recorded.record.get("policy", recorded.record.get("hyde", {}).get("policy"))
+        return _plain(shipped_name(backbone["name"], own, None if policy is None else policy["name"]))
 
     def _compute(self, task: Task, data: TaskData | None, arm: Arm, key: str, identity: dict[str, Any]) -> Result:
         if data is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from safe_retrieval.cli._common import err, out, print_json
+from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
 from safe_retrieval.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,13 +49,9 @@ def audit(
     arms: Annotated[
         str, typer.Option(help="Which of input, output, blend, gated, hyde, bm25, separated by commas.")
     ] = "input,output,blend,gated,hyde,bm25",
-    backbone: Annotated[
-        str | None, typer.Option(help="Language model: catalog name, hub id or folder; default the adapter's.")
-    ] = None,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a response adapter; default the one shipped for backbone and document encoder."),
-    ] = None,
+    backbone: Backbone = None,
+    adapter: Adapter = None,
+    policy: Policy = None,
     encoder: Annotated[str, typer.Option(help="Document encoder that builds the index.")] = "all-minilm-l6-v2",
     out_folder: Annotated[
         Path, typer.Option("--out", help="Report folder; an earlier audit there is replaced, its cache is used.")
@@ -95,7 +92,7 @@ def audit(
         _probe_set(data, harm, benign),
         chosen,
         out=out_folder,
-        models=LocalModels(encoder, backbone=backbone, adapter=adapter, offline=offline),
+        models=LocalModels(encoder, backbone=backbone, adapter=adapter, policy=policy, offline=offline),
         hyde_queries=hyde_queries,
         cutoffs=[_cutoff(value) for value in _names(k) or []],
         seed=seed,

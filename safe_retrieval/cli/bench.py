@@ -10,6 +10,7 @@ import typer
 
 from safe_retrieval._extras import require
 from safe_retrieval.cli._common import err, out, print_json
+from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 
@@ -65,12 +66,12 @@ def run(
     results: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = _RESULTS,
     cache: Annotated[Path, typer.Option(help="Folder of the encodings.")] = _CACHE,
     encoder: Annotated[str, typer.Option(help="Document encoder: the teacher.")] = DEFAULT_DOCUMENT_ENCODER,
-    backbone: Annotated[
-        str | None, typer.Option(help="Language model: catalog name, hub id or folder.", show_default="the adapter's")
-    ] = None,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; without it, the one that is shipped.")] = None,
+    backbone: Backbone = None,
+    adapter: Adapter = None,
+    policy: Policy = None,
     label: Annotated[
-        str | None, typer.Option(help="Folder of these results in --out.", show_default="BACKBONE--TEACHER")
+        str | None,
+        typer.Option(help="Folder of these results in --out.", show_default="BACKBONE--TEACHER[--POLICY]"),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most queries of a task, a seeded sample.")] = None,
     seed: Annotated[int, typer.Option(help="Of samples and bootstraps.")] = 0,
@@ -91,7 +92,7 @@ def run(
     settings = BenchSettings(data, results, cache, label, limit, seed, force, offline)
     chosen = names(tasks, {"local": LOCAL_TASKS})
     retrievers = names(arms, {"fast": FAST_ARMS, "all": tuple(ARMS)})
-    models = BenchModels(encoder, backbone=backbone, adapter=adapter, offline=offline)
+    models = BenchModels(encoder, backbone=backbone, adapter=adapter, policy=policy, offline=offline)
     outcomes = []
     for outcome in run_bench(chosen, retrievers, settings, models):
         outcomes.append(outcome)
@@ -196,13 +197,9 @@ def run_mteb(
     ] = None,
     results: Annotated[Path | None, typer.Option("--out", help="Folder where mteb keeps its results.")] = None,
     encoder: Annotated[str, typer.Option(help="Document encoder of our arms.")] = DEFAULT_DOCUMENT_ENCODER,
-    backbone: Annotated[
-        str | None, typer.Option(help="Language model of our arms.", show_default="the adapter's")
-    ] = None,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter folder; without it, the one that is shipped.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="Response policy, by name or as a system prompt.", show_default="the adapter's")
-    ] = None,
+    backbone: Backbone = None,
+    adapter: Adapter = None,
+    policy: Policy = None,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all scores as JSON.")] = False,
 ) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import typer
 
 from safe_retrieval.cli._common import err, out, print_json
+from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
@@ -35,15 +36,9 @@ def encode(
     encoder: Annotated[
         str, typer.Option(help="Document encoder of the arms input, blend and hyde.")
     ] = DEFAULT_DOCUMENT_ENCODER,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a response adapter; without it, the one shipped for backbone and document encoder."
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Language model: catalog name, hub id or folder.", show_default="the adapter's")
-    ] = None,
+    adapter: Adapter = None,
+    backbone: Backbone = None,
+    policy: Policy = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")] = 32,
     force: Annotated[bool, typer.Option("--force", help="Replace an output file that is there.")] = False,
     as_json: Annotated[
@@ -60,7 +55,7 @@ def encode(
         _check_output(output, force=force)
     from safe_retrieval.retrieval.arms import ArmLoader
 
-    loader = ArmLoader(encoder, adapter=adapter, backbone=backbone, offline=offline)
+    loader = ArmLoader(encoder, adapter=adapter, backbone=backbone, offline=offline, policy=policy)
     opened = loader.encoder(arm)
     if opened is None:
         raise InputError(f"arm {arm} has no vectors; expected one of input, output, blend, hyde")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safe_retrieval.cli._common import filter_from, out, print_json
+from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import InputError
 from safe_retrieval.retrieval.arms import Arm
@@ -50,15 +51,9 @@ def search(
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Refusal probability from which the gate fires.")
     ] = DEFAULT_THRESHOLD,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a response adapter; without it, the one shipped for backbone and document encoder."
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Language model: catalog name, hub id or folder.", show_default="the adapter's")
-    ] = None,
+    adapter: Adapter = None,
+    backbone: Backbone = None,
+    policy: Policy = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
@@ -66,7 +61,14 @@ def search(
     from safe_retrieval.retrieval.retriever import SafeRetriever
 
     retriever = SafeRetriever.open(
-        index, arm=arm, gate=gate, threshold=threshold, adapter=adapter, backbone=backbone, offline=offline
+        index,
+        arm=arm,
+        gate=gate,
+        threshold=threshold,
+        adapter=adapter,
+        backbone=backbone,
+        policy=policy,
+        offline=offline,
     )
     queries = [readable(text) for text in query]  # a byte of the command line that is no UTF-8 could not be printed
     retrievals = _retrieve(retriever, queries, k=k, where=filter_from(where), min_score=min_score, diverse=diverse)

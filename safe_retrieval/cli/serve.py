@@ -9,6 +9,7 @@ import typer
 
 from safe_retrieval._extras import require
 from safe_retrieval.cli._common import err
+from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.retrieval.arms import Arm
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
@@ -32,15 +33,9 @@ def serve(
     encoder: Annotated[
         str, typer.Option(help="Document encoder, where no index says which.")
     ] = DEFAULT_DOCUMENT_ENCODER,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a response adapter; without it, the one shipped for backbone and document encoder."
-        ),
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Language model: catalog name, hub id or folder.", show_default="the adapter's")
-    ] = None,
+    adapter: Adapter = None,
+    backbone: Backbone = None,
+    policy: Policy = None,
     name: Annotated[
         str | None, typer.Option(help="The model's name to callers.", show_default="safe-retrieval-ARM")
     ] = None,
@@ -85,6 +80,7 @@ def serve(
             document_encoder=encoder,
             adapter=adapter,
             backbone=backbone,
+            policy=policy,
             name=name,
             offline=offline,
         )

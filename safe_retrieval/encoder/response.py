@@ -90,11 +90,12 @@ class ResponseEncoder:
         """Load an adapter and its backbone.
 
         Args:
-            adapter: an adapter folder; ``None`` takes the one shipped for backbone and teacher.
+            adapter: an adapter folder; ``None`` takes the one shipped for backbone, teacher and policy.
             backbone: name, hub id or folder of the backbone; ``None`` takes the one the adapter names.
             teacher: the document encoder whose space is wanted, where no adapter is given
                 (:func:`~safe_retrieval.encoder.shipped.shipped_adapter`).
-            policy: name or system prompt; ``None`` takes the adapter's.
+            policy: name or system prompt; ``None`` takes the adapter's. Where no adapter is shipped for it, the default
+                one is asked under it.
             dtype: ``"auto"``, or ``"int8"``: as :meth:`LanguageModel.load` takes it.
             offline: open no connection.
 
@@ -104,7 +105,7 @@ class ResponseEncoder:
         """
         from safe_retrieval.backbone.language_model import LanguageModel
 
-        loaded = load_adapter(shipped_adapter(backbone, teacher) if adapter is None else adapter)
+        loaded = load_adapter(shipped_adapter(backbone, teacher, policy) if adapter is None else adapter)
         model = LanguageModel.load(backbone or loaded.record.backbone.name, dtype=dtype, offline=offline)
         return cls(model, loaded, policy=None if policy is None else policy_from(policy))
 

@@ -78,6 +78,7 @@ def open_served(
     document_encoder: str = DEFAULT_DOCUMENT_ENCODER,
     adapter: Path | None = None,
     backbone: str | None = None,
+    policy: str | None = None,
     name: str | None = None,
     offline: bool = False,
 ) -> Served:
@@ -90,6 +91,7 @@ def open_served(
         document_encoder: the document encoder where there is no index.
         adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
+        policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
         name: the model's name to callers; ``None`` makes it of the arm.
         offline: open no connection.
 
@@ -106,7 +108,7 @@ def open_served(
     with ExitStack() as on_failure:
         opened = None if index is None else on_failure.enter_context(load_index(index, read_only=True))
         chosen = document_encoder if opened is None else opened.manifest.encoder.name
-        loader = ArmLoader(chosen, adapter=adapter, backbone=backbone, offline=offline)
+        loader = ArmLoader(chosen, adapter=adapter, backbone=backbone, offline=offline, policy=policy)
         with quiet_loading():  # stderr is the log
             pair = loader.paired(arm)
             judge = loader.refusal_encoder(arm) if gate.needs_verdict else None

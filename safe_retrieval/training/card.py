@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safe_retrieval.encoder.persistence import AdapterRecord, load_adapter
+from safe_retrieval.encoder.policy import CAREFUL
 from safe_retrieval.encoder.shipped import is_shipped, shipped_adapter, shipped_name
 from safe_retrieval.models import catalog
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
@@ -331,10 +332,11 @@ To reproduce: {how}. This card is generated: `python -m safe_retrieval.training.
 
 def _commands(record: AdapterRecord) -> str:
     """What trains a shipped adapter, in order: each configuration is named as the adapter, less the default teacher."""
-    backbone, teacher = record.backbone.name, record.teacher.name
-    name = backbone if teacher == DEFAULT_DOCUMENT_ENCODER else shipped_name(backbone, teacher)
+    backbone, teacher, policy = record.backbone.name, record.teacher.name, record.policy.name
+    name = shipped_name(backbone, teacher, policy).replace(f"--{DEFAULT_DOCUMENT_ENCODER}", "")
     steps = [f"`safe-retrieval train benchmarks/adapters/{name}.yaml`"]
-    if "tokens_from" in record.training:
+    origin = record.training.get("tokens_from")
+    if origin is not None and "policy" not in origin:  # of another policy are those of the shipped adapter
         steps.insert(0, f"`safe-retrieval train benchmarks/adapters/{backbone}-tokens.yaml`")
     if "judge" in record.training:
         steps.append(f"`safe-retrieval train-gate benchmarks/adapters/{name}-gate.yaml`")
@@ -342,11 +344,10 @@ def _commands(record: AdapterRecord) -> str:
 
 
 def _is_shipped(record: AdapterRecord) -> bool:
-    if not is_shipped(record.backbone.name, record.teacher.name):
+    names = record.backbone.name, record.teacher.name, record.policy.name
+    if not is_shipped(*names):
         return False
-    shipped = json.loads(
-        (shipped_adapter(record.backbone.name, record.teacher.name) / "adapter.json").read_text("utf-8")
-    )
+    shipped = json.loads((shipped_adapter(*names) / "adapter.json").read_text("utf-8"))
     return bool(shipped["weights_sha256"] == record.weights_sha256)
 
 
@@ -357,6 +358,8 @@ def _loaded_by(record: AdapterRecord) -> str:
     named = f'backbone="{record.backbone.name}"'
     if record.teacher.name != DEFAULT_DOCUMENT_ENCODER:
         named = f'\n    {named}, teacher="{record.teacher.name}"\n'
+    elif record.policy.name != CAREFUL.name:
+        named = f'\n    {named}, policy="{record.policy.name}"\n'
     return f"ResponseEncoder.load({named})  # or ResponseEncoder.load(FOLDER)"
 
 
