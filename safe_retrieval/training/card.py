@@ -97,7 +97,8 @@ def _head(record: AdapterRecord, parameters: int) -> str:
             "licence of the adapter": "Apache-2.0; those of backbone, teacher and queries apply to what they cover",
         }
     )
-    return f"""# Response adapter: {record.backbone.name} to {record.teacher.name}
+    policy = "" if record.policy.name == CAREFUL.name else f", {record.policy.name}"
+    return f"""# Response adapter: {record.backbone.name} to {record.teacher.name}{policy}
 
 With this adapter one forward pass of the frozen language model gives, for a query, {foreseen}. {method}
 (arXiv 2603.10913), changed as `docs/training.md` says.
@@ -194,10 +195,12 @@ def _judge(record: AdapterRecord) -> str:
         return ""
     sources = ", ".join(f"{source} {count:,}" for source, count in judge["queries_by_source"].items())
     apart = " None of them repeats one that is evaluated on." if judge["kept_apart"] else ""
+    name = _judge_name(record)
+    itself = "itself" if judge["name"] != record.backbone.name else "under the policy above"
     return f"""## Refusal head
 
-The probability that an answer would be refused is not that of {record.backbone.name} itself. Its head foresees what
-{judge["name"]} would refuse, whose verdicts on {judge["queries"]:,} unlabelled queries ({sources}) it was fitted on;
+The probability that an answer would be refused is not that of {record.backbone.name} {itself}. Its head foresees what
+{name} would refuse, whose verdicts on {judge["queries"]:,} unlabelled queries ({sources}) it was fitted on;
 {_percent(judge["refused_share"])} of them were refused.{apart} Judge: backbone `{judge["fingerprint"]}`, adapter
 `{judge["adapter"]}`, policy `{judge["policy"]}`."""
 
@@ -205,7 +208,15 @@ The probability that an answer would be refused is not that of {record.backbone.
 def _judge_name(record: AdapterRecord) -> str:
     """Whose refusals are foreseen."""
     judge: Mapping[str, Any] | None = record.training.get("judge")
-    return _answering_name(record) if judge is None else str(judge["name"])
+    if judge is None:
+        return _answering_name(record)
+    return f"{judge['name']} under the policy `{judge['policy']}`" if _judged_elsewhere(record) else str(judge["name"])
+
+
+def _judged_elsewhere(record: AdapterRecord) -> bool:
+    """Whether the judge goes by another policy than the answers."""
+    judge: Mapping[str, Any] = record.training.get("judge") or {}
+    return bool(judge.get("policy", record.policy.name) != record.policy.name)
 
 
 def _answering_name(record: AdapterRecord) -> str:
@@ -289,11 +300,12 @@ def _course(evaluations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _limits(record: AdapterRecord) -> str:
+    above = "" if _judged_elsewhere(record) else " under the policy above"
     return f"""## Limits
 
 - An embedding is as good as the teacher: what {record.teacher.name} cannot tell apart, this cannot either. Rare words
   and names that only a lexical match would find are often missed; a hybrid with BM25 or the query's own vector helps.
-- The verdict is that of {_judge_name(record)} under the policy above. What the model answers although it should not is
+- The verdict is that of {_judge_name(record)}{above}. What the model answers although it should not is
   not flagged, and some harmless questions that look harmful are.
 - Trained on English questions of one sentence and the first tokens of their answers. Long, many-part or non-English
   queries were not measured.

@@ -90,6 +90,8 @@ def test_it_says_where_tokens_come_from_and_what_they_can_be_read_back_as() -> N
     judge = {"name": "judge", "queries": 1, "queries_by_source": {}, "refused_share": 0.1, "kept_apart": True}
     judged = told(tokens_from=origin, judge={**judge, "fingerprint": "f", "adapter": "a", "policy": "p"})
     assert "They were for the alignment head. Tokens" in judged
+    assert "what\njudge under the policy `p` would refuse" in judged
+    assert "The verdict is that of judge under the policy `p`. What" in judged
     assert "before the judge's" not in judged  # no mixture: its vectors have nothing to do with the refusal head
     record = record.model_copy(update={"shape": record.shape.model_copy(update={"mixture": True})})
     assert "before the judge's" in told(judge={**judge, "fingerprint": "f", "adapter": "a", "policy": "p"})
