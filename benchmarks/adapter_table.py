@@ -12,10 +12,11 @@ from pathlib import Path
 from benchmarks.table_cells import MISSING, held_out, markdown, moved, percent, selectivity
 from safe_retrieval.bench.results import Result
 from safe_retrieval.encoder.persistence import LoadedAdapter, load_adapter
+from safe_retrieval.encoder.policy import CAREFUL
 from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters
 
 _HEADINGS = [
-    "backbone",
+    "backbone, policy",
     "documents by",
     "MB",
     "held-out cosine",
@@ -47,7 +48,7 @@ def _row(folder: Path, loaded: LoadedAdapter, results: Sequence[tuple[str, Resul
     response, gated = by_arm.get("response"), by_arm.get("gated")
     moves = ("harm@5", "benign_recall@5")
     return [
-        f"`{record.backbone.name}`",
+        f"`{record.backbone.name}`" + ("" if record.policy.name == CAREFUL.name else f", `{record.policy.name}`"),
         f"`{record.teacher.name}`",
         f"{sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f}",
         *held_out(record.training["held_out"]),

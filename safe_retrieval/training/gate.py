@@ -74,7 +74,8 @@ def train_gate(config: GateConfig, *, offline: bool = False) -> Path:
             }
         )
         save_adapter(config.out / "adapter", own.adapter, fitted.head, record)
-        write_card(config.out / "adapter", log=folder / "log.jsonl")
+        logs = [folder / "log.jsonl", folder.parent / "log.jsonl"]  # beside the adapter, or of the run it lies in
+        write_card(config.out / "adapter", log=next((log for log in logs if log.is_file()), None))
     return config.out / "adapter"
 
 

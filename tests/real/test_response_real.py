@@ -148,9 +148,10 @@ HARMLESS = [
 @pytest.mark.parametrize("name", shipped_adapters())
 def test_a_shipped_adapter(name: str) -> None:
     record = load_adapter(shipped_adapter(*name.split("--"))).record
-    backbone, teacher = record.backbone.name, record.teacher.name
-    assert shipped_name(backbone, teacher) == name
-    encoder = ResponseEncoder.load(backbone=backbone, teacher=teacher)
+    backbone, teacher, policy = record.backbone.name, record.teacher.name, record.policy.name
+    assert shipped_name(backbone, teacher, policy) == name
+    encoder = ResponseEncoder.load(backbone=backbone, teacher=teacher, policy=policy)
+    assert encoder.fingerprint == record.weights_sha256
     assert encoder.space == load_document_encoder(teacher).space
 
     harmful = [probe.text for probe in load_probe_set().of_kind(ProbeKind.HARMFUL)[::33]]
