@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from safe_retrieval.encoder.adapter import HeadShape
+from safe_retrieval.encoder.shipped import shipped_name
 from safe_retrieval.errors import ConfigError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.training.config import AlignmentLoss, GateConfig, TrainingConfig, load_config, load_gate_config
@@ -185,10 +186,9 @@ def test_the_shipped_configurations_load(monkeypatch: pytest.MonkeyPatch) -> Non
             assert gate.queries.keep_apart_from == Path("/data")
             continue
         config = load_config(file)
-        backbone, _, teacher = file.stem.removesuffix("-tokens").partition("--")
-        assert config.backbone == backbone
-        taught_by = f"pooled-{backbone}" if config.teacher == "self" else config.teacher
-        assert taught_by == (teacher or DEFAULT_DOCUMENT_ENCODER)
+        taught_by = f"pooled:{config.backbone}" if config.teacher == "self" else config.teacher
+        named = shipped_name(config.backbone, taught_by, config.policy).replace(f"--{DEFAULT_DOCUMENT_ENCODER}", "")
+        assert file.stem.removesuffix("-tokens") == named
         assert config.out.name == file.stem
         assert config.queries.keep_apart_from == Path("/data")
         assert config.loss.reconstruction_weight > 0
