@@ -125,8 +125,8 @@ class LanguageModel:
         Args:
             name: for example ``qwen2.5-coder-0.5b-instruct``, ``Qwen/Qwen3-0.6B`` or a folder.
             dtype: ``"auto"`` is bfloat16 where the processor computes it natively, float32 elsewhere (see
-                :func:`native_dtype`); ``"int8"`` is float32 with linear layers in 8-bit integers, on a CPU that has
-                such products (:mod:`~safe_retrieval.backbone.eight_bit`), and gives no gradients.
+                :func:`native_dtype`); ``"int8"`` (or ``torch.int8``) is float32 with linear layers in 8-bit integers,
+                on a CPU that has such products (:mod:`~safe_retrieval.backbone.eight_bit`), and gives no gradients.
             device: ``"auto"`` is CUDA where there is one, else the CPU.
             offline: open no connection.
             packed: lay weights out for fast products where that is possible
@@ -159,7 +159,7 @@ class LanguageModel:
         from transformers import AutoModelForCausalLM
 
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        eight_bit = dtype == EIGHT_BIT
+        eight_bit = dtype in (EIGHT_BIT, torch.int8)
         if eight_bit:
             _require_eight_bit(place)
         number = torch.float32 if eight_bit else native_dtype(place) if dtype == "auto" else dtype

@@ -31,7 +31,7 @@ def frozen(width: int = 128, out: int = 64, *, bias: bool = True) -> nn.Linear:
     return nn.Linear(width, out, bias=bias).requires_grad_(False)
 
 
-def loaded(folder: Path, dtype: str) -> LanguageModel:
+def loaded(folder: Path, dtype: str | torch.dtype) -> LanguageModel:
     return LanguageModel.from_folder(folder, name="tiny", fingerprint="sha256:0", dtype=dtype)
 
 
@@ -126,6 +126,7 @@ def test_a_model_in_eight_bits_says_so_and_is_near_the_plain_one(tmp_path: Path)
     folder = save_tiny_model(tmp_path / "tiny")
     plain, quantised = loaded(folder, "float32"), loaded(folder, "int8")
     assert (plain.precision, quantised.precision) == ("float32", "int8")
+    assert loaded(folder, torch.int8).precision == "int8"
     assert quantised.dtype == torch.float32
     states = [m.prefix_pass(m.token_ids(["what is bread?", "hi"], POLICY), POLICY).state for m in (plain, quantised)]
     assert torch.cosine_similarity(*states).min() > 0.99
