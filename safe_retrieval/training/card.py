@@ -183,7 +183,7 @@ def _tokens(record: AdapterRecord) -> str:
     return (
         f" They were for the {heads}. Tokens and reconstruction head are those of the adapter "
         f"`{origin['adapter']}`, trained on {origin.get('queries', 0):,} queries{under}, "
-        f"which the held-out ones may be among."
+        "which the held-out ones may be among."
         f"{foretold if answered_by['name'] != _answering_name(record) else ''}"
     )
 
@@ -367,12 +367,13 @@ def _loaded_by(record: AdapterRecord) -> str:
     """A call that loads the adapter, laid out as a formatter of Python would."""
     if not _is_shipped(record):
         return 'ResponseEncoder.load("FOLDER")'
-    named = f'backbone="{record.backbone.name}"'
+    named = [f'backbone="{record.backbone.name}"']
     if record.teacher.name != DEFAULT_DOCUMENT_ENCODER:
-        named = f'\n    {named}, teacher="{record.teacher.name}"\n'
-    elif record.policy.name != CAREFUL.name:
-        named = f'\n    {named}, policy="{record.policy.name}"\n'
-    return f"ResponseEncoder.load({named})  # or ResponseEncoder.load(FOLDER)"
+        named.append(f'teacher="{record.teacher.name}"')
+    if record.policy.name != CAREFUL.name:
+        named.append(f'policy="{record.policy.name}"')
+    arguments = named[0] if len(named) == 1 else f"\n    {', '.join(named)}\n"
+    return f"ResponseEncoder.load({arguments})  # or ResponseEncoder.load(FOLDER)"
 
 
 def _answering_hash(record: AdapterRecord) -> dict[str, str]:
