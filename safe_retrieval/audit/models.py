@@ -19,6 +19,7 @@ from safe_retrieval.types import Encoder
 
 if TYPE_CHECKING:
     from safe_retrieval.backbone.language_model import LanguageModel
+    from safe_retrieval.encoder.blend import BlendWeight
     from safe_retrieval.encoder.persistence import LoadedAdapter
 
 
@@ -49,6 +50,10 @@ class Models(Protocol):
     @property
     def hyde(self) -> RecordedEncoder:
         """Generates the response and embeds it with the document encoder."""
+
+    @property
+    def blend_weight(self) -> BlendWeight:
+        """What the adapter's response vectors are mixed with the queries' own by."""
 
     def check_adapter(self) -> None:
         """Look for what ``response`` needs beside models, which takes no time: passages are encoded for minutes first.
@@ -126,6 +131,13 @@ class LocalModels:
         return RecordedEncoder(
             encoder, {**self.document.record, "backbone": self._backbone_record(), "hyde": generation}
         )
+
+    @property
+    def blend_weight(self) -> BlendWeight:
+        """See :class:`Models`."""
+        from safe_retrieval.encoder.blend import weight_for
+
+        return weight_for(self._adapter.record)
 
     def check_adapter(self) -> None:
         """See :class:`Models`."""

@@ -27,6 +27,7 @@ from safe_retrieval.audit.target_settings import (
     TargetSettings,
 )
 from safe_retrieval.audit.targets import AuditArm, Target
+from safe_retrieval.encoder.blend import BlendWeight
 from safe_retrieval.models.naming import folder_or_name
 from safe_retrieval.types import Encoder
 
@@ -246,6 +247,11 @@ class DocumentOnly:
     def hyde(self) -> RecordedEncoder:
         """The same: nothing here generates."""
         return self.document
+
+    @property
+    def blend_weight(self) -> BlendWeight:
+        """The usual one: nothing here is mixed."""
+        return BlendWeight()
 
     def check_adapter(self) -> None:
         """None is needed."""

@@ -84,12 +84,13 @@ class QuerySide:
         )
 
     def _blend(self, texts: Sequence[str]) -> Encoded:
-        from safe_retrieval.encoder.blend import BlendEncoder, BlendWeight
+        from safe_retrieval.encoder.blend import BlendEncoder
 
         response, own = self.encode(AuditArm.OUTPUT, texts), self.encode(AuditArm.INPUT, texts)
-        self.used["blend"] = BlendWeight()._asdict()
+        weight = self._models.blend_weight
+        self.used["blend"] = weight._asdict()
         start = time.perf_counter()
-        mixed = BlendEncoder.blend(response.encoding, own.encoding.vectors)
+        mixed = BlendEncoder.blend(response.encoding, own.encoding.vectors, weight)
         return Encoded(mixed, response.seconds + own.seconds + time.perf_counter() - start)
 
 

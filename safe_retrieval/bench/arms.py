@@ -52,7 +52,7 @@ class Arm:
     Attributes:
         query: what turns a query into a vector.
         documents: whose vectors the documents have.
-        weight: of the response vector in a blend.
+        weight: of the response vector in a blend; ``None`` is the adapter's own.
         gate: refusal probability from which nothing is returned; ``None`` is no gate.
         samples: answers generated a query.
         include_query: average the query's own vector into generated answers.
@@ -118,14 +118,14 @@ _ALL = (
     Arm("mean-25", QuerySide.BLEND, weight=_fixed(0.25)),
     Arm("mean-50", QuerySide.BLEND, weight=_fixed(0.5)),
     Arm("mean-75", QuerySide.BLEND, weight=_fixed(0.75)),
-    Arm("blend", QuerySide.BLEND, weight=_BLEND),
+    Arm("blend", QuerySide.BLEND),
     Arm("blend-0", QuerySide.BLEND, weight=_BLEND._replace(answered=0.0)),
     Arm("blend-40", QuerySide.BLEND, weight=_BLEND._replace(answered=0.4)),
     Arm("blend-early", QuerySide.BLEND, weight=_BLEND._replace(middle=0.25)),
-    Arm("gated", QuerySide.BLEND, weight=_BLEND, gate=DEFAULT_THRESHOLD),
-    Arm("gated-25", QuerySide.BLEND, weight=_BLEND, gate=0.25),
-    Arm("gated-50", QuerySide.BLEND, weight=_BLEND, gate=0.5),
-    Arm("gated-75", QuerySide.BLEND, weight=_BLEND, gate=0.75),
+    Arm("gated", QuerySide.BLEND, gate=DEFAULT_THRESHOLD),
+    Arm("gated-25", QuerySide.BLEND, gate=0.25),
+    Arm("gated-50", QuerySide.BLEND, gate=0.5),
+    Arm("gated-75", QuerySide.BLEND, gate=0.75),
     Arm("gated-teacher", QuerySide.TEACHER, gate=DEFAULT_THRESHOLD),
     Arm("gated-response", QuerySide.RESPONSE, gate=DEFAULT_THRESHOLD),
     Arm(CEILING, QuerySide.HYDE),
@@ -136,8 +136,8 @@ _ALL = (
     Arm("bm25", QuerySide.NONE, lexical=True),
     Arm("hybrid-teacher", QuerySide.TEACHER, lexical=True),
     Arm("hybrid-response", QuerySide.RESPONSE, lexical=True),
-    Arm("hybrid-blend", QuerySide.BLEND, weight=_BLEND, lexical=True),
-    Arm("hybrid-gated", QuerySide.BLEND, weight=_BLEND, gate=DEFAULT_THRESHOLD, lexical=True),
+    Arm("hybrid-blend", QuerySide.BLEND, lexical=True),
+    Arm("hybrid-gated", QuerySide.BLEND, gate=DEFAULT_THRESHOLD, lexical=True),
 )
 
 ARMS: Mapping[str, Arm] = {arm.name: arm for arm in _ALL}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 
 from safe_retrieval.audit.models import LocalModels, RecordedEncoder
 from safe_retrieval.bench.arms import Arm, QuerySide
+from safe_retrieval.encoder.blend import BlendWeight
 
 
 class ArmModels(Protocol):
@@ -23,8 +25,23 @@ class ArmModels(Protocol):
     def query(self, arm: Arm) -> RecordedEncoder:
         """What an arm's own vectors come from; for a blend the response encoder."""
 
+    @property
+    def blend_weight(self) -> BlendWeight:
+        """See :class:`~safe_retrieval.audit.models.Models`."""
+
     def check_adapter(self) -> None:
         """See :class:`~safe_retrieval.audit.models.Models`."""
+
+
+def settled(arm: Arm, models: ArmModels) -> Arm:
+    """The arm with nothing left open, as results record it: a blend without a weight takes the adapter's.
+
+    Raises:
+        AdapterError: there is no such adapter, or it is damaged.
+    """
+    if arm.query is not QuerySide.BLEND or arm.weight is not None:
+        return arm
+    return replace(arm, weight=models.blend_weight)
 
 
 class BenchModels(LocalModels):

@@ -16,7 +16,7 @@ import numpy as np
 from safe_retrieval._extras import require
 from safe_retrieval.audit.models import RecordedEncoder
 from safe_retrieval.bench.arms import Arm, DocumentSide, QuerySide
-from safe_retrieval.bench.models import ArmModels
+from safe_retrieval.bench.models import ArmModels, settled
 from safe_retrieval.bench.retrieve import ArmEncoder, ArmRetriever
 from safe_retrieval.bench.tasks import TASKS
 from safe_retrieval.encoder.weights import modules_of
@@ -167,6 +167,7 @@ def mteb_model(
     """
     if prompts is None and arm.instructed:
         prompts = PAPER_PROMPTS
+    arm = settled(arm, encoder.models)
     meta = model_meta(arm, encoder, check_prompts(prompts), name=name)
     kind = MtebSearcher if arm.gate is not None or arm.lexical else MtebEncoder
     return kind(arm, encoder, meta, prompts=prompts)

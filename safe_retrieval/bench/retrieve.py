@@ -87,7 +87,7 @@ class ArmEncoder:
         response = self._encode(self.models.response, asked)
         own = self._encode(self.models.document, texts)
         start = time.perf_counter()
-        mixed = BlendEncoder.blend(response.encoding, own.encoding.vectors, arm.weight)
+        mixed = BlendEncoder.blend(response.encoding, own.encoding.vectors, arm.weight or self.models.blend_weight)
         return Encoded(mixed, response.seconds + own.seconds + time.perf_counter() - start)
 
     def _encode(self, recorded: RecordedEncoder, texts: Sequence[str]) -> Encoded:

@@ -20,7 +20,7 @@ from safe_retrieval.bench.arms import BASELINE, Arm, QuerySide, find_arm
 from safe_retrieval.bench.cost import arm_flops
 from safe_retrieval.bench.data import TaskData, check_files, load_task
 from safe_retrieval.bench.measure import Measured, instruction_of, measure
-from safe_retrieval.bench.models import ArmModels
+from safe_retrieval.bench.models import ArmModels, settled
 from safe_retrieval.bench.results import FORMAT, Result, ResultStore, per_query_record, result_key
 from safe_retrieval.bench.retrieve import ArmEncoder
 from safe_retrieval.bench.tasks import Task, TaskKind, find_task
@@ -141,10 +141,11 @@ class _Bench:
         supported = [arm for arm in arms if arm.supports(task.kind)]
         files = check_files(task, self._settings.data) if supported and task.kind is not TaskKind.MTEB else {}
         data: TaskData | None = None
-        for arm in arms:
-            if arm not in supported:
-                yield Outcome(task.name, arm.name, Status.UNSUPPORTED, None, None)
+        for named in arms:
+            if named not in supported:
+                yield Outcome(task.name, named.name, Status.UNSUPPORTED, None, None)
                 continue
+            arm = settled(named, self._models)
             identity = self._identity(task, arm, files)
             # a sample lies beside the whole: neither replaces the other
             asked = task.name if self._settings.limit is None else f"{task.name}@{self._settings.limit}"

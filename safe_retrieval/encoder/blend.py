@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from safe_retrieval.backbone.language_model import LanguageModel
+    from safe_retrieval.encoder.persistence import AdapterRecord
     from safe_retrieval.encoder.response import ResponseEncoder
 
 
@@ -51,13 +52,18 @@ class BlendWeight(NamedTuple):
         return share
 
 
+def weight_for(record: AdapterRecord) -> BlendWeight:
+    """What an adapter's response vectors are mixed with the queries' own by, where nobody asks for another weight."""
+    return BlendWeight() if record.blend_share is None else BlendWeight(answered=record.blend_share)
+
+
 class BlendEncoder:
     """A response encoder and its teacher's input encoder, mixed.
 
     Args:
         response: gives response vectors and refusal probabilities.
         input: gives the queries' own vectors, in the same space; also encodes documents.
-        weight: share of the response vector.
+        weight: share of the response vector; ``None`` takes the adapter's (:func:`weight_for`).
 
     Raises:
         EncoderMismatchError: the two do not speak the same space.
@@ -70,7 +76,7 @@ class BlendEncoder:
                 f"expected both encoders in one vector space; {response.name} lands in {response.space}, {input.name} "
                 f"in {input.space}; give the adapter's teacher ({response.record.teacher.name}) as input"
             )
-        self.weight = weight or BlendWeight()
+        self.weight = weight or weight_for(response.record)
         if not (0 <= self.weight.answered <= 1 and 0 <= self.weight.refused <= 1):
             raise InputError(f"expected shares between 0 and 1, got {self.weight}")
         if self.weight.sharpness <= 0:
@@ -126,7 +132,7 @@ class BlendEncoder:
         return self._input.encode_documents(texts, batch_size=batch_size, progress=progress)
 
     @staticmethod
-    def blend(response: QueryEncoding, own: FloatMatrix, weight: BlendWeight | None = None) -> QueryEncoding:
+    def blend(response: QueryEncoding, own: FloatMatrix, weight: BlendWeight) -> QueryEncoding:
         """Mix vectors that are already there: w r + (1 - w) q, scaled to unit norm.
 
         Args:
@@ -141,5 +147,5 @@ class BlendEncoder:
             raise InputError(
                 "expected refusal probabilities with the response vectors, got none; use a response encoder"
             )
-        share = (weight or BlendWeight()).of(response.refusal)[:, None]
+        share = weight.of(response.refusal)[:, None]
         return QueryEncoding(unit_rows(share * response.vectors + (1 - share) * own), response.refusal)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -119,10 +120,12 @@ class AdapterRecord(_Record):
         template: the rendered template around a query under the policy
             (:attr:`~safe_retrieval.backbone.template.PromptTemplate.text`), which ``template_sha256`` must match;
             ``None`` in records from before it was stored.
+        blend_share: share of the response vector that suits this adapter in a blend, where the backbone would answer
+            (:attr:`~safe_retrieval.encoder.blend.BlendWeight.answered`); ``None`` is the usual one.
         record_sha256: hash of all the rest as canonical JSON (sorted keys, no spaces, UTF-8).
     """
 
-    _later = frozenset({"template"})
+    _later = frozenset({"template", "blend_share"})
 
     format: Literal["safe-retrieval-adapter"] = "safe-retrieval-adapter"
     version: Literal[1] = 1
@@ -131,6 +134,7 @@ class AdapterRecord(_Record):
     policy: PolicyRecord
     template_sha256: str
     template: str | None = None
+    blend_share: float | None = Field(default=None, ge=0, le=1)
     shape: AdapterShape
     refusal: RefusalRecord
     training: dict[str, Any] = {}

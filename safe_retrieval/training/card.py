@@ -94,6 +94,7 @@ def _head(record: AdapterRecord, parameters: int) -> str:
                 f"{parameters:,} parameters: {shape.tokens} tokens ({shape.compression_tokens} of them read), "
                 f"reconstruction head, alignment head ({_head_kind(record)})"
             ),
+            **_blend(record),
             "licence of the adapter": "Apache-2.0; those of backbone, teacher and queries apply to what they cover",
         }
     )
@@ -111,6 +112,14 @@ from safe_retrieval.encoder.response import ResponseEncoder
 encoder = {_loaded_by(record)}
 vectors, refusal = encoder.encode(["How do tides work?"])
 ```"""
+
+
+def _blend(record: AdapterRecord) -> dict[str, str]:
+    """Nothing where the usual share will do."""
+    if record.blend_share is None:
+        return {}
+    share = f"the response's share is {_percent(record.blend_share)} where the backbone would answer"
+    return {"in a blend": f"{share}, unless another one is asked for"}
 
 
 def _head_kind(record: AdapterRecord) -> str:

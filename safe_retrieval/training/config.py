@@ -106,6 +106,8 @@ class AdapterSettings(_Settings):
         tokens_from: folder of an adapter, or the backbone that one is shipped for, whose tokens and reconstruction head
             this run starts from in place of ``initial_text``; with ``epochs: 0`` they stay as they are, and only the
             alignment and refusal heads are fitted, on as many queries as are given. It may be of another policy.
+        blend_share: share of the response vector in a blend where the backbone would answer; no part of the training,
+            the adapter carries it to whoever blends. ``None`` is the usual fifth.
     """
 
     thought_tokens: int = Field(default=0, ge=0)
@@ -118,6 +120,7 @@ class AdapterSettings(_Settings):
     mixture: bool = False
     initial_text: str = "In short, the answer to this is that it"
     tokens_from: str | None = None
+    blend_share: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _only_what_is_solved_for(self) -> AdapterSettings:

@@ -226,9 +226,12 @@ _NOT_DECISIVE = {"out", "checkpoint_steps", "prefixes", "prefix_gigabytes"}
 _STANDS_FOR: dict[str, Any] = {
     **dict.fromkeys(("backbone", "teacher", "queries", "responses_file"), True),
     "responses": {"model"},
-    "adapter": {"tokens_from"},
+    "adapter": {"tokens_from", "blend_share"},
 }
-"""Names and paths; what they lead to is hashed in their place, for it may be another thing by now, or lie elsewhere."""
+"""Names and paths; what they lead to is hashed in their place, for it may be another thing by now, or lie elsewhere.
+
+The share of a blend is passed on and decides nothing in a run.
+"""
 
 
 def _identity(prepared: Prepared) -> str:
@@ -367,6 +370,7 @@ def _record(prepared: Prepared, run: Run, refusal: FittedRefusal, *, seconds: fl
         policy=PolicyRecord.of(policy),
         template_sha256=template.sha256,
         template=template.text,
+        blend_share=prepared.config.adapter.blend_share,
         shape=run.adapter.shape,
         refusal=RefusalRecord(
             first_tokens=refusal.head.first_tokens, method=refusal.method, held_out_auroc=round(refusal.auroc, 4)
@@ -393,7 +397,7 @@ def _training_record(prepared: Prepared, rows: Sequence[Response], run: Run, sec
         "settings": config.model_dump(
             mode="json",
             include={"responses", "adapter", "loss", "optimiser"},
-            exclude={"adapter": {"tokens_from"}},  # a place; its hash stands below
+            exclude={"adapter": {"tokens_from", "blend_share"}},  # a place, whose hash stands below; stands above
         ),
         "last_phase": position.phase,
         "last_step": position.step,

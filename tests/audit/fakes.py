@@ -10,6 +10,7 @@ from typing import Any
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.models import RecordedEncoder
 from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
+from safe_retrieval.encoder.blend import BlendWeight
 from safe_retrieval.errors import AdapterError
 from safe_retrieval.types import Document, Hit, QueryEncoding, Retrieval
 from tests.support.encoders import HashEncoder
@@ -90,6 +91,7 @@ class FakeModels:
 
     def __init__(self) -> None:
         self.opened: list[str] = []
+        self.blend_weight = BlendWeight()
 
     def _open(self, name: str, **options: Any) -> RecordedEncoder:
         self.opened.append(name)

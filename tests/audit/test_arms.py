@@ -14,6 +14,7 @@ from safe_retrieval.audit.probes import Probe, ProbeKind, ProbeSet
 from safe_retrieval.audit.report.reveal import WARNING
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.targets import AuditArm
+from safe_retrieval.encoder.blend import BlendWeight
 from safe_retrieval.errors import AdapterError, AuditError, EncoderMismatchError, InputError
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD
 from safe_retrieval.types import QueryEncoding
@@ -68,6 +69,15 @@ def test_arms_are_built_as_their_names_say(tmp_path: Path, probe_set: ProbeSet) 
         assert auroc.value == 1.0
     assert report.arms["input"].metrics["refusal_auroc_benign"] is None
     assert set(report.comparisons) == {"output", "blend", "gated", "hyde", "bm25"}
+
+
+def test_a_blend_is_mixed_as_the_adapter_says(tmp_path: Path, probe_set: ProbeSet) -> None:
+    models = FakeModels()
+    models.blend_weight = BlendWeight(answered=1.0)  # so much that nothing of the query's own vector is left
+    report = audit_arms(probe_set, ALL, out=tmp_path / "out", models=models)
+    assert report.to_json()["provenance"]["blend"]["answered"] == 1.0
+    blend, output = report.arms["blend"].metrics, report.arms["output"].metrics
+    assert dict(blend) == {name: output[name] for name in blend}
 
 
 def test_provenance_names_what_was_used_and_nothing_else(tmp_path: Path, probe_set: ProbeSet) -> None:

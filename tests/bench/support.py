@@ -14,6 +14,7 @@ import pytest
 from safe_retrieval.audit.models import RecordedEncoder
 from safe_retrieval.bench import tasks
 from safe_retrieval.bench.arms import Arm, DocumentSide, QuerySide
+from safe_retrieval.encoder.blend import BlendWeight
 from tests.support.encoders import HashEncoder
 
 LONG = " ".join(["filler"] * 96)
@@ -80,6 +81,7 @@ class FakeModels:
     """Encoders by hashed words; the response encoder refuses what holds ``request``."""
 
     def __init__(self) -> None:
+        self.blend_weight = BlendWeight()
         self.encoders = {
             "teacher": HashEncoder("tiny-teacher", space="t"),
             "response": HashEncoder("tiny-response", space="t", refused=["request"]),

@@ -18,6 +18,7 @@ from safe_retrieval.bench.retrieve import ArmEncoder
 from safe_retrieval.bench.runner import BenchSettings, Outcome, Status, run_bench
 from safe_retrieval.bench.tasks import LOCAL_TASKS
 from safe_retrieval.bench.through_mteb import measure_through_mteb
+from safe_retrieval.encoder.blend import BlendWeight
 from safe_retrieval.errors import DataError, DownloadError, InputError
 from tests.bench.support import FakeModels, adopt, write_data
 
@@ -89,6 +90,20 @@ def test_results_are_kept_until_something_changes(settings: BenchSettings) -> No
     assert models.encoders["teacher"].query_calls == 0
     for changed in (replace(settings, limit=2), replace(settings, seed=1), replace(settings, force=True)):
         assert run(changed, ["scifact"], ["teacher"])["scifact", "teacher"].status is Status.WRITTEN
+
+
+def test_a_blend_is_mixed_as_the_adapter_says_unless_the_arm_does(settings: BenchSettings) -> None:
+    arms = ["teacher", "blend", "gated", "blend-40"]
+    usual = run(settings, ["scifact"], arms)
+    models = FakeModels()
+    models.blend_weight = BlendWeight(answered=0.4)
+    own = run(settings, ["scifact"], arms, models)
+    assert [outcome.status.value for outcome in own.values()] == ["kept", "written", "written", "kept"]
+    weights = [
+        [result["arm"]["weight"]["answered"] for arm in arms[1:] if (result := outcomes["scifact", arm].result)]
+        for outcomes in (usual, own)
+    ]
+    assert weights == [[0.2, 0.2, 0.4], [0.4, 0.4, 0.4]]
 
 
 def test_results_lie_by_what_they_depend_on(settings: BenchSettings) -> None:

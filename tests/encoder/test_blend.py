@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.support.encoders import HashEncoder
 class Answering(HashEncoder):
     """Stands in for a response encoder: other vectors in the same space."""
 
-    record = cast("Any", None)
+    record = cast("Any", SimpleNamespace(blend_share=None, teacher=SimpleNamespace(name="the teacher")))
 
     def _vectors(self, texts: Any) -> Any:
         return super()._vectors([f"answer {text}" for text in texts])
@@ -74,7 +75,6 @@ def test_an_encoder_of_queries_and_documents() -> None:
 
 def test_another_space_is_refused() -> None:
     response = Answering(refused=[])
-    response.record = cast("Any", type("Record", (), {"teacher": type("Teacher", (), {"name": "the teacher"})}))
     with pytest.raises(EncoderMismatchError, match="give the adapter's teacher"):
         BlendEncoder(cast("ResponseEncoder", response), HashEncoder(space="elsewhere"))
 
@@ -87,4 +87,14 @@ def test_weights_that_cannot_be(weight: dict[str, float]) -> None:
 
 def test_without_verdicts_there_is_no_blend() -> None:
     with pytest.raises(InputError, match="refusal probabilities"):
-        BlendEncoder.blend(QueryEncoding(np.eye(2, dtype=np.float32), None), np.eye(2, dtype=np.float32))
+        BlendEncoder.blend(QueryEncoding(np.eye(2, dtype=np.float32), None), np.eye(2, dtype=np.float32), BlendWeight())
+
+
+def test_an_adapter_brings_its_own_share_unless_another_is_asked_for() -> None:
+    response = Answering(refused=["forbidden"])
+    response.record = cast("Any", SimpleNamespace(blend_share=0.5))
+    usual, own = blend(), BlendEncoder(cast("ResponseEncoder", response), HashEncoder())
+    assert (usual.weight, own.weight) == (BlendWeight(), BlendWeight(answered=0.5))
+    asked = BlendEncoder(cast("ResponseEncoder", response), HashEncoder(), weight=BlendWeight(answered=0.2))
+    assert np.array_equal(asked.encode_queries(TEXTS), usual.encode_queries(TEXTS))
+    assert not np.array_equal(own.encode_queries(TEXTS), usual.encode_queries(TEXTS))

@@ -146,6 +146,7 @@ def test_a_missing_file_is_named(copy: Path, name: str) -> None:
         ({"format": "something else"}, "format"),
         ({"colour": "green"}, "colour"),
         ({"shape": {"hidden_size": 8}}, "shape.dimension"),
+        ({"blend_share": 1.5}, "blend_share"),
         ({"record_sha256": ""}, "missing"),
     ],
 )
@@ -187,6 +188,7 @@ def test_an_older_record_is_written_as_it_was(copy: Path) -> None:
     assert "sha256" not in content["policy"]
     assert "template" not in content
     assert "fingerprint" not in content["teacher"]
+    assert "blend_share" not in content
     write_record(copy, load_adapter(copy).record)
     assert (copy / "adapter.json").read_bytes() == before
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from safe_retrieval.backbone.language_model import LanguageModel
-from safe_retrieval.encoder.blend import BlendEncoder
+from safe_retrieval.encoder.blend import BlendEncoder, BlendWeight
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.encoder.persistence import load_adapter
 from safe_retrieval.encoder.response import ResponseEncoder
@@ -88,6 +88,6 @@ def test_blended_vectors(ways: Ways, document_encoder: InputEncoder, batched: st
     encode = document_encoder.encode_queries
     step, batch_size = (1, len(TEXTS)) if batched == "together" else (-1, 5)
     own = encode(TEXTS[::step], batch_size=batch_size)[::step]
-    alone = BlendEncoder.blend(ways.alone, encode(TEXTS, batch_size=1))
-    blended = BlendEncoder.blend(getattr(ways, batched), own)
+    alone = BlendEncoder.blend(ways.alone, encode(TEXTS, batch_size=1), BlendWeight())
+    blended = BlendEncoder.blend(getattr(ways, batched), own, BlendWeight())
     assert least_cosine(blended.vectors, alone.vectors) > LEAST_COSINE

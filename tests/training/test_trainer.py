@@ -366,9 +366,14 @@ def test_a_head_on_the_tokens_of_an_earlier_run(
     again = configure(out="again", adapter={"tokens_from": str(config.out / "adapter")}, optimiser={"epochs": 0})
     train(again, offline=True)
     assert load_adapter(again.out / "adapter").record.training["tokens_from"] == training["tokens_from"]
-    under_another = configure(out="under", policy="You refuse.", adapter={"tokens_from": str(earlier)})
+    assert after.record.blend_share is None
+    mixed = {"tokens_from": str(earlier), "blend_share": 0.5}
+    under_another = configure(out="under", policy="You refuse.", adapter=mixed)
     train(under_another, offline=True)
-    origin = load_adapter(under_another.out / "adapter").record.training["tokens_from"]
+    record = load_adapter(under_another.out / "adapter").record
+    assert record.blend_share == 0.5
+    assert "in a blend | the response's share is 50.0 %" in (under_another.out / "adapter" / "README.md").read_text()
+    origin = record.training["tokens_from"]
     assert origin == {**training["tokens_from"], "policy": before.record.policy.name}
     with pytest.raises(TrainingError, match="expected compression_tokens 3, got 2"):
         train(configure(out="other", adapter={"compression_tokens": 3, "tokens_from": str(earlier)}), offline=True)
