@@ -59,6 +59,8 @@ POLICIES = {policy.name: policy for policy in (CAREFUL, CONCISE, BRIEF)}
 def policy_from(choice: str | ResponsePolicy) -> ResponsePolicy:
     """A policy by name, or a system prompt of the user's own (anything with a space in it).
 
+    The very text of a named policy is that policy, so that what is trained for it is found by either.
+
     Raises:
         InputError: a single word that is not one of the names.
     """
@@ -68,4 +70,5 @@ def policy_from(choice: str | ResponsePolicy) -> ResponsePolicy:
         return POLICIES[choice]
     if " " not in choice.strip():
         raise InputError(f"expected a policy name ({', '.join(sorted(POLICIES))}) or a system prompt, got {choice!r}")
-    return ResponsePolicy("custom", choice)
+    by_text = {policy.system_prompt: policy for policy in POLICIES.values()}
+    return by_text.get(choice) or ResponsePolicy("custom", choice)

@@ -19,6 +19,7 @@ def test_the_hash_is_that_of_the_text_alone() -> None:
 def test_by_name_by_text_and_as_it_is() -> None:
     assert policy_from("careful") is CAREFUL
     assert policy_from(CONCISE) is CONCISE
+    assert policy_from(CONCISE.system_prompt) is CONCISE
     own = policy_from("Answer in French.")
     assert (own.name, own.system_prompt) == ("custom", "Answer in French.")
     assert set(POLICIES) == {"careful", "concise", "brief"}
