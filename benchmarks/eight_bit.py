@@ -1,6 +1,6 @@
 """8-bit integers against full precision: seconds for the same queries, and how far the answers are from each other.
 
-    python benchmarks/eight_bit.py --backbone qwen2.5-coder-1.5b-instruct
+    python benchmarks/eight_bit.py --backbone qwen2.5-coder-1.5b-instruct --full bfloat16
 
 The built-in probes are asked through the shipped adapter. Both sides in one run, in alternate rounds. The result is one
 JSON file; ratios hold between machines of a kind, absolute times do not.
@@ -25,7 +25,6 @@ from safe_retrieval.models.catalog import DEFAULT_BACKBONE
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD
 from safe_retrieval.types import QueryEncoding
 
-_SIDES = {"full": "auto", "int8": "int8"}
 _LONGEST = 90  # characters of the queries whose passes are timed: what people type
 _TOGETHER = 32
 
@@ -68,21 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure both and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
+    parser.add_argument("--full", default="float32", choices=["float32", "bfloat16"], help="what to compare with")
     parser.add_argument("--queries", type=int, default=None, help="how many probes; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args(arguments)
     texts = [probe.text for probe in load_probe_set().queries][: given.queries]
-    encoders = {name: ResponseEncoder.load(backbone=given.backbone, dtype=dtype) for name, dtype in _SIDES.items()}
+    sides = {"full": given.full, "int8": "int8"}
+    encoders = {name: ResponseEncoder.load(backbone=given.backbone, dtype=dtype) for name, dtype in sides.items()}
     result = {
         "benchmark": "8-bit integers",
         "threads": torch.get_num_threads(),
         "backbone": given.backbone,
         "precision": {name: encoder.model.precision for name, encoder in encoders.items()},
         "speed": speed(encoders, texts, given.rounds),
-        "distance": distance(*(encoders[name].encode(texts) for name in _SIDES)),
+        "distance": distance(*(encoders[name].encode(texts) for name in sides)),
     }
-    write_result(given.out or RESULTS / f"eight_bit-{given.backbone}.json", result)
+    write_result(given.out or RESULTS / f"eight_bit-{given.backbone}-{given.full}.json", result)
 
 
 if __name__ == "__main__":

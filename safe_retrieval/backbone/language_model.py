@@ -21,7 +21,12 @@ from torch import Tensor
 
 from safe_retrieval.backbone import template
 from safe_retrieval.backbone.attention import AttentionLayout
-from safe_retrieval.backbone.eight_bit import EightBitLinear, can_multiply_exactly, quantise_linear_layers
+from safe_retrieval.backbone.eight_bit import (
+    EightBitLinear,
+    can_multiply_exactly,
+    quantise_linear_layers,
+    quantise_output_layer,
+)
 from safe_retrieval.backbone.key_values import KeyValues
 from safe_retrieval.backbone.packed_linear import pack_linear_layers
 from safe_retrieval.backbone.template import PromptTemplate
@@ -178,6 +183,7 @@ class LanguageModel:
         if eight_bit:
             if not quantise_linear_layers(model.get_decoder()):
                 raise ModelError(f"{name} has no linear layers that 8-bit integers could stand for; use dtype auto")
+            quantise_output_layer(model)
         elif packed:
             pack_linear_layers(model)
         return cls(model, TextTokenizer.load(folder), name=name, fingerprint=fingerprint)

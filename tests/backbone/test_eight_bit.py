@@ -132,9 +132,14 @@ def test_a_model_in_eight_bits_says_so_and_is_near_the_plain_one(tmp_path: Path)
     assert torch.cosine_similarity(*states).min() > 0.99
 
 
-def test_logits_keep_their_precision(tmp_path: Path) -> None:
-    quantised = loaded(save_tiny_model(tmp_path / "tiny", Family.LLAMA), "int8")
-    assert type(quantised.model.get_output_embeddings()) is nn.Linear
+@pytest.mark.parametrize("family", [Family.QWEN2, Family.LLAMA])  # output layers tied to the embeddings, and not
+def test_logits_are_near_the_plain_ones_and_embeddings_are_left_alone(tmp_path: Path, family: Family) -> None:
+    folder = save_tiny_model(tmp_path / "tiny", family)
+    plain, quantised = loaded(folder, "float32"), loaded(folder, "int8")
+    assert type(quantised.model.get_output_embeddings()) is EightBitLinear
+    assert torch.equal(*(m.model.get_input_embeddings().weight for m in (plain, quantised)))
+    states = torch.randn(3, plain.hidden_size)
+    assert torch.cosine_similarity(plain.logits(states), quantised.logits(states)).min() > 0.999
 
 
 def test_a_model_without_linear_layers_is_refused(tmp_path: Path) -> None:
