@@ -33,6 +33,7 @@ def safe_retrieval_model(
     adapter: str | Path | None = None,
     backbone: str | None = None,
     policy: str | ResponsePolicy | None = None,
+    dtype: str = "auto",
     prompts: Mapping[str, str] | None = None,
     cache: str | Path | None = None,
     offline: bool = False,
@@ -47,6 +48,7 @@ def safe_retrieval_model(
         adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+        dtype: what the language model computes in, as ``LanguageModel.load`` takes it.
         prompts: put before queries, by mteb's names of tasks, kinds of task and ``"query"``; ``None`` takes the paper's
             for an arm that asks for instructions (``response-instructed``), and none for the others.
         cache: folder where encodings are kept for the next time; ``None`` keeps them as long as the model.
@@ -62,6 +64,7 @@ def safe_retrieval_model(
         backbone=backbone,
         adapter=None if adapter is None else Path(adapter),
         policy=policy,
+        dtype=dtype,
         offline=offline,
     )
     encodings = _OwnCache() if cache is None else EncodingCache(Path(cache))

@@ -46,6 +46,7 @@ def run_mteb(
     adapter: str | Path | None = None,
     backbone: str | None = None,
     policy: str | None = None,
+    dtype: str = "auto",
     offline: bool = False,
 ) -> Iterator[TaskScores]:
     """Run tasks one after the other.
@@ -61,6 +62,7 @@ def run_mteb(
         adapter: of our arms; ``None`` takes the one shipped for backbone and document encoder.
         backbone: of our arms; ``None`` takes the adapter's, or the default.
         policy: of our arms; ``None`` takes the adapter's.
+        dtype: what the language model of our arms computes in, as ``LanguageModel.load`` takes it.
         offline: open no connection; models that only mteb knows are refused then, and so are its tasks unless
             ``HF_HUB_OFFLINE`` is set, with which the hub's own cache is read.
 
@@ -78,6 +80,7 @@ def run_mteb(
             adapter=adapter,
             backbone=backbone,
             policy=policy,
+            dtype=dtype,
             offline=offline,
         )
     else:

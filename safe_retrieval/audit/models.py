@@ -71,6 +71,7 @@ class LocalModels:
         backbone: name, hub id or folder; ``None`` takes the adapter's, or the default.
         adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+        dtype: what the language model computes in, as :meth:`LanguageModel.load` takes it.
         offline: open no connection.
     """
 
@@ -81,12 +82,14 @@ class LocalModels:
         backbone: str | None = None,
         adapter: Path | None = None,
         policy: str | ResponsePolicy | None = None,
+        dtype: str = "auto",
         offline: bool = False,
     ) -> None:
         self._document_encoder = document_encoder
         self._backbone = backbone
         self._adapter_path = adapter
         self._policy = None if policy is None else policy_from(policy)
+        self._dtype = dtype
         self._offline = offline
 
     @cached_property
@@ -97,7 +100,8 @@ class LocalModels:
 
         encoder: Encoder
         kind, _, model = self._document_encoder.partition(":")
-        if kind == CAUSAL and model == self._backbone_name:  # one copy of the weights does for both
+        # One copy of the weights does for both, in what the index was encoded in.
+        if kind == CAUSAL and model == self._backbone_name and self._dtype == "auto":
             encoder = PooledEncoder(self._language_model, name=self._document_encoder)
         else:
             encoder = load_document_encoder(self._document_encoder, offline=self._offline)
@@ -154,7 +158,7 @@ class LocalModels:
     def _language_model(self) -> LanguageModel:
         from safe_retrieval.backbone.language_model import LanguageModel
 
-        return LanguageModel.load(self._backbone_name, offline=self._offline)
+        return LanguageModel.load(self._backbone_name, dtype=self._dtype, offline=self._offline)
 
     @property
     def _backbone_name(self) -> str:

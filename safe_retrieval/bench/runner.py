@@ -197,7 +197,9 @@ class _Bench:
         recorded = self._models.response if arm.needs_adapter else self._models.query(arm)
         backbone = recorded.record.get("backbone", {"name": recorded.encoder.name})
         policy = recorded.record.get("policy", recorded.record.get("hyde", {}).get("policy"))
-        return _plain(shipped_name(backbone["name"], own, None if policy is None else policy["name"]))
+        name = shipped_name(backbone["name"], own, None if policy is None else policy["name"])
+        # Both floating points are full precision, and which one is used is the machine's choice; this one is not.
+        return _plain(f"{name}--int8" if backbone.get("dtype") == "int8" else name)
 
     def _compute(self, task: Task, data: TaskData | None, arm: Arm, key: str, identity: dict[str, Any]) -> Result:
         if data is None:

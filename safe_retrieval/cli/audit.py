@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from safe_retrieval.cli._common import err, out, print_json
-from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
+from safe_retrieval.cli._model_options import Adapter, Arithmetic, Backbone, Dtype, Policy
 from safe_retrieval.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def audit(
     backbone: Backbone = None,
     adapter: Adapter = None,
     policy: Policy = None,
+    dtype: Dtype = Arithmetic.AUTO,
     encoder: Annotated[str, typer.Option(help="Document encoder that builds the index.")] = "all-minilm-l6-v2",
     out_folder: Annotated[
         Path, typer.Option("--out", help="Report folder; an earlier audit there is replaced, its cache is used.")
@@ -92,7 +93,7 @@ def audit(
         _probe_set(data, harm, benign),
         chosen,
         out=out_folder,
-        models=LocalModels(encoder, backbone=backbone, adapter=adapter, policy=policy, offline=offline),
+        models=LocalModels(encoder, backbone=backbone, adapter=adapter, policy=policy, dtype=dtype, offline=offline),
         hyde_queries=hyde_queries,
         cutoffs=[_cutoff(value) for value in _names(k) or []],
         seed=seed,

@@ -10,7 +10,7 @@ import typer
 
 from safe_retrieval._extras import require
 from safe_retrieval.cli._common import err, out, print_json
-from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
+from safe_retrieval.cli._model_options import Adapter, Arithmetic, Backbone, Dtype, Policy
 from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 
@@ -69,6 +69,7 @@ def run(
     backbone: Backbone = None,
     adapter: Adapter = None,
     policy: Policy = None,
+    dtype: Dtype = Arithmetic.AUTO,
     label: Annotated[
         str | None,
         typer.Option(help="Folder of these results in --out.", show_default="BACKBONE--TEACHER[--POLICY]"),
@@ -92,7 +93,7 @@ def run(
     settings = BenchSettings(data, results, cache, label, limit, seed, force, offline)
     chosen = names(tasks, {"local": LOCAL_TASKS})
     retrievers = names(arms, {"fast": FAST_ARMS, "all": tuple(ARMS)})
-    models = BenchModels(encoder, backbone=backbone, adapter=adapter, policy=policy, offline=offline)
+    models = BenchModels(encoder, backbone=backbone, adapter=adapter, policy=policy, dtype=dtype, offline=offline)
     outcomes = []
     for outcome in run_bench(chosen, retrievers, settings, models):
         outcomes.append(outcome)
@@ -200,6 +201,7 @@ def run_mteb(
     backbone: Backbone = None,
     adapter: Adapter = None,
     policy: Policy = None,
+    dtype: Dtype = Arithmetic.AUTO,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all scores as JSON.")] = False,
 ) -> None:
@@ -216,6 +218,7 @@ def run_mteb(
         adapter=adapter,
         backbone=backbone,
         policy=policy,
+        dtype=dtype,
         offline=offline,
     )
     scores = []

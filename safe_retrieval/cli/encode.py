@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from safe_retrieval.cli._common import err, out, print_json
-from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
+from safe_retrieval.cli._model_options import Adapter, Arithmetic, Backbone, Dtype, Policy
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
@@ -39,6 +39,7 @@ def encode(
     adapter: Adapter = None,
     backbone: Backbone = None,
     policy: Policy = None,
+    dtype: Dtype = Arithmetic.AUTO,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts in one forward pass.")] = 32,
     force: Annotated[bool, typer.Option("--force", help="Replace an output file that is there.")] = False,
     as_json: Annotated[
@@ -55,7 +56,7 @@ def encode(
         _check_output(output, force=force)
     from safe_retrieval.retrieval.arms import ArmLoader
 
-    loader = ArmLoader(encoder, adapter=adapter, backbone=backbone, offline=offline, policy=policy)
+    loader = ArmLoader(encoder, adapter=adapter, backbone=backbone, offline=offline, policy=policy, dtype=dtype)
     opened = loader.encoder(arm)
     if opened is None:
         raise InputError(f"arm {arm} has no vectors; expected one of input, output, blend, hyde")

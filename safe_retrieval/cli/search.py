@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safe_retrieval.cli._common import filter_from, out, print_json
-from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
+from safe_retrieval.cli._model_options import Adapter, Arithmetic, Backbone, Dtype, Policy
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import InputError
 from safe_retrieval.retrieval.arms import Arm
@@ -54,6 +54,7 @@ def search(
     adapter: Adapter = None,
     backbone: Backbone = None,
     policy: Policy = None,
+    dtype: Dtype = Arithmetic.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
@@ -68,6 +69,7 @@ def search(
         adapter=adapter,
         backbone=backbone,
         policy=policy,
+        dtype=dtype,
         offline=offline,
     )
     queries = [readable(text) for text in query]  # a byte of the command line that is no UTF-8 could not be printed

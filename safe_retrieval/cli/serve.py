@@ -9,7 +9,7 @@ import typer
 
 from safe_retrieval._extras import require
 from safe_retrieval.cli._common import err
-from safe_retrieval.cli._model_options import Adapter, Backbone, Policy
+from safe_retrieval.cli._model_options import Adapter, Arithmetic, Backbone, Dtype, Policy
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.retrieval.arms import Arm
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
@@ -36,6 +36,7 @@ def serve(
     adapter: Adapter = None,
     backbone: Backbone = None,
     policy: Policy = None,
+    dtype: Dtype = Arithmetic.AUTO,
     name: Annotated[
         str | None, typer.Option(help="The model's name to callers.", show_default="safe-retrieval-ARM")
     ] = None,
@@ -81,6 +82,7 @@ def serve(
             adapter=adapter,
             backbone=backbone,
             policy=policy,
+            dtype=dtype,
             name=name,
             offline=offline,
         )

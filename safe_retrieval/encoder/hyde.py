@@ -80,9 +80,10 @@ class HydeEncoder:
         samples: int = 1,
         max_new_tokens: int = 40,
         include_query: bool = False,
+        dtype: str = "auto",
         offline: bool = False,
     ) -> HydeEncoder:
-        """Load both models by name; see the class for the arguments.
+        """Load both models by name; see the class for the arguments, and :meth:`LanguageModel.load` for ``dtype``.
 
         Raises:
             ModelError: one of them cannot be had.
@@ -90,7 +91,7 @@ class HydeEncoder:
         from safe_retrieval.backbone.language_model import LanguageModel
 
         return cls(
-            LanguageModel.load(backbone or DEFAULT_BACKBONE, offline=offline),
+            LanguageModel.load(backbone or DEFAULT_BACKBONE, dtype=dtype, offline=offline),
             load_document_encoder(document_encoder, offline=offline),
             policy=policy_from(policy),
             samples=samples,

@@ -51,6 +51,7 @@ class ArmLoader:
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         offline: open no connection.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+        dtype: what the language model computes in, as :meth:`LanguageModel.load` takes it.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class ArmLoader:
         backbone: str | None,
         offline: bool,
         policy: str | ResponsePolicy | None = None,
+        dtype: str = "auto",
     ) -> None:
         self._document_encoder = document_encoder
         self._adapter = adapter
         self._backbone = backbone
         self._offline = offline
         self._policy = policy
+        self._dtype = dtype
 
     def encoder(self, arm: Arm) -> Encoder | None:
         """The encoder of an arm; ``None`` for one without vectors.
@@ -120,6 +123,7 @@ class ArmLoader:
             backbone=self._backbone,
             teacher=self._document_encoder,
             policy=self._policy,
+            dtype=self._dtype,
             offline=self._offline,
         )
 
@@ -133,5 +137,9 @@ class ArmLoader:
             record = load_adapter(self._adapter).record
             backbone, policy = backbone or record.backbone.name, policy or record.policy.policy
         return HydeEncoder.load(
-            backbone, document_encoder=self._document_encoder, policy=policy or CAREFUL, offline=self._offline
+            backbone,
+            document_encoder=self._document_encoder,
+            policy=policy or CAREFUL,
+            dtype=self._dtype,
+            offline=self._offline,
         )

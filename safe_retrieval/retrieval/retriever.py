@@ -123,6 +123,7 @@ class SafeRetriever:
         adapter: str | Path | None = None,
         backbone: str | None = None,
         policy: str | ResponsePolicy | None = None,
+        dtype: str = "auto",
         offline: bool = False,
     ) -> SafeRetriever:
         """Open an index folder and load what an arm needs to ask it.
@@ -135,6 +136,7 @@ class SafeRetriever:
             adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
             backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
             policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+            dtype: what the language model computes in, as :meth:`LanguageModel.load` takes it.
             offline: open no connection.
 
         Raises:
@@ -148,7 +150,12 @@ class SafeRetriever:
         refusal_gate = RefusalGate(_member(GateAction, gate), threshold)
         index = load_index(index_path)
         loader = ArmLoader(
-            index.manifest.encoder.name, adapter=adapter, backbone=backbone, offline=offline, policy=policy
+            index.manifest.encoder.name,
+            adapter=adapter,
+            backbone=backbone,
+            offline=offline,
+            policy=policy,
+            dtype=dtype,
         )
         return cls(
             index,

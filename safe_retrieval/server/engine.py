@@ -79,6 +79,7 @@ def open_served(
     adapter: Path | None = None,
     backbone: str | None = None,
     policy: str | None = None,
+    dtype: str = "auto",
     name: str | None = None,
     offline: bool = False,
 ) -> Served:
@@ -92,6 +93,7 @@ def open_served(
         adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+        dtype: what the language model computes in, as :meth:`LanguageModel.load` takes it.
         name: the model's name to callers; ``None`` makes it of the arm.
         offline: open no connection.
 
@@ -108,7 +110,7 @@ def open_served(
     with ExitStack() as on_failure:
         opened = None if index is None else on_failure.enter_context(load_index(index, read_only=True))
         chosen = document_encoder if opened is None else opened.manifest.encoder.name
-        loader = ArmLoader(chosen, adapter=adapter, backbone=backbone, offline=offline, policy=policy)
+        loader = ArmLoader(chosen, adapter=adapter, backbone=backbone, offline=offline, policy=policy, dtype=dtype)
         with quiet_loading():  # stderr is the log
             pair = loader.paired(arm)
             judge = loader.refusal_encoder(arm) if gate.needs_verdict else None

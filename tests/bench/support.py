@@ -82,6 +82,7 @@ class FakeModels:
 
     def __init__(self) -> None:
         self.blend_weight = BlendWeight()
+        self.dtype = "float32"
         self.encoders = {
             "teacher": HashEncoder("tiny-teacher", space="t"),
             "response": HashEncoder("tiny-response", space="t", refused=["request"]),
@@ -92,7 +93,7 @@ class FakeModels:
     def _recorded(self, name: str) -> RecordedEncoder:
         record: dict[str, Any] = {name: {"name": name}}
         if name != "teacher":
-            record["backbone"] = {"name": "tiny/backbone"}
+            record["backbone"] = {"name": "tiny/backbone", "dtype": self.dtype}
         return RecordedEncoder(self.encoders[name], record)
 
     @property

@@ -114,6 +114,10 @@ def test_results_lie_by_what_they_depend_on(settings: BenchSettings) -> None:
         "tiny-backbone--tiny-teacher/scifact/response.json",
         "tiny-backbone--tiny-teacher/scifact/echo.json",
     ]
+    models = FakeModels()
+    models.dtype = "int8"
+    (in_eight_bits,) = run(settings, ["scifact"], ["response"], models).values()
+    assert "tiny-backbone--tiny-teacher--int8" in str(in_eight_bits.path)
     labelled = run(replace(settings, label="tokens-5"), ["scifact"], ["response"])
     assert "tokens-5" in str(labelled["scifact", "response"].path)
     with pytest.raises(InputError, match="label"):

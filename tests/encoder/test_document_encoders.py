@@ -44,6 +44,14 @@ def test_a_backbone_that_is_loaded_is_shared(folder: Path) -> None:
     assert document.torch_modules[0] is models._language_model.model
 
 
+def test_documents_are_encoded_as_ever_whatever_the_queries_are_read_in(folder: Path) -> None:
+    models = LocalModels(f"pooled:{folder}", backbone=str(folder), dtype="float64", offline=True)
+    document = models.document.encoder
+    assert isinstance(document, PooledEncoder)
+    assert models._language_model.precision == "float64"
+    assert document.torch_modules[0] is not models._language_model.model
+
+
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="checkpoint folder after 'llm2vec:'"):
         load_document_encoder(f"llm2vec:{tmp_path / 'none'}", offline=True)

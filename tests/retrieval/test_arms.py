@@ -18,7 +18,7 @@ def loader(monkeypatch: pytest.MonkeyPatch) -> ArmLoader:
     monkeypatch.setattr(
         "safe_retrieval.encoder.hyde.HydeEncoder.load", lambda *_, **settings: _remember(asked, settings)
     )
-    return ArmLoader("input", adapter=None, backbone=None, offline=True, policy="concise")
+    return ArmLoader("input", adapter=None, backbone=None, offline=True, policy="concise", dtype="int8")
 
 
 def _remember(encoder: HashEncoder, settings: dict[str, Any]) -> HashEncoder:
@@ -32,6 +32,7 @@ def test_a_pair_embeds_documents_by_the_document_encoder(loader: ArmLoader, arm:
     assert (pair.query.name, pair.document.name) == ("response", "input")
     assert pair.query.__dict__["settings"]["policy"] == "concise"
     assert pair.query.__dict__["settings"]["offline"]
+    assert pair.query.__dict__["settings"]["dtype"] == "int8"
 
 
 def test_ordinary_retrieval_is_a_pair_of_one(loader: ArmLoader) -> None:

@@ -227,6 +227,8 @@ def test_a_policy_and_an_adapter_make_another_revision(tiny: TinyPair) -> None:
     assert safe_retrieval_model(**settings).mteb_model_meta.revision == first.revision
     other = safe_retrieval_model(**settings, policy="You answer briefly.").mteb_model_meta
     assert other.revision != first.revision
+    wide, narrow = (safe_retrieval_model(**settings, dtype=dtype).mteb_model_meta for dtype in ("float32", "bfloat16"))
+    assert wide.revision != narrow.revision
     teacher = safe_retrieval_model("teacher", document_encoder=tiny.document_encoder, offline=True).mteb_model_meta
     assert teacher.n_parameters < first.n_parameters
 
