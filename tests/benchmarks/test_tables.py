@@ -136,13 +136,29 @@ def test_ablations_have_a_table_of_their_own(tmp_path: Path) -> None:
     written = render(DOCUMENT, rows, tmp_path)
     ablations, others = written.split("<!-- ablations -->")[1].split("<!-- end of ablations -->")
     assert "ablation-" not in others
-    assert "Trained on 600 queries, measured on all queries of the task." in ablations
+    assert "Trained on 600 queries, measured on all queries of the task; 2 threads of a processor." in ablations
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in ablations.splitlines() if "`" in line]
     assert shown == [
         ["`base`", "nothing", "0.500", "75.0 %", "2.50", "50.0 % (-50.0 %)", "100.0 %", ""],
         ["`mse`", "alignment mse", "0.500", "75.0 %", "2.50", "50.0 % (-50.0 %)", "100.0 %", ""],
         ["`teacher`", "", "", "", "", "100.0 %", "100.0 %", ""],
     ]
+
+
+def test_ablations_of_two_processors_stand_apart(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    held_out = {"cosine": 0.5, "own_response": 0.75, "reconstruction": 2.5}
+    rows = []
+    for name, processor in (("base", "one"), ("mse", "one"), ("base-again", "another")):
+        label = f"ablation-{name}"
+        changes = {"loss": {"alignment": "mse"}} if name == "mse" else {}
+        store.write(store.training_path(label), {"row": name, "changes": changes, "queries": 600, "held_out": held_out})
+        found = result("response", [1, 0], [1, 1])
+        rows.append((label, found | {"provenance": {**found["provenance"], "cpu": processor}}))
+    written = render(DOCUMENT, rows, tmp_path).split("<!-- ablations -->")[1].split("<!-- end of ablations -->")[0]
+    another, one = written.split("threads of one")
+    assert [name for name in ("`base`", "`mse`", "`base-again`") if name in another] == ["`base-again`"]
+    assert one.index("`base`") < one.index("`mse`")
 
 
 def test_without_results_the_document_says_how_to_get_them() -> None:
