@@ -90,6 +90,7 @@ def add_safe_index(
     adapter: str | Path | None = None,
     backbone: str | None = None,
     policy: str | None = None,
+    dtype: str = "auto",
     offline: bool = False,
 ) -> Dataset:
     """Build an index of a text column and hang it on the data set.
@@ -110,6 +111,7 @@ def add_safe_index(
         adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+        dtype: what the language model computes in, as ``LanguageModel.load`` takes it.
         offline: open no connection.
 
     Returns:
@@ -136,6 +138,7 @@ def add_safe_index(
         adapter=adapter,
         backbone=backbone,
         policy=policy,
+        dtype=dtype,
         offline=offline,
     )
     return _attach(dataset, index_name or column, retriever)

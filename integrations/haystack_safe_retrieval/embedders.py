@@ -43,6 +43,7 @@ class SafeTextEmbedder:
         adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+        dtype: what the language model computes in: ``auto``, ``float32``, ``bfloat16`` or ``int8``.
         prefix: put before each text.
         suffix: put behind each text.
         offline: open no connection.
@@ -59,6 +60,7 @@ class SafeTextEmbedder:
         adapter: str | None = None,
         backbone: str | None = None,
         policy: str | None = None,
+        dtype: str = "auto",
         prefix: str = "",
         suffix: str = "",
         offline: bool = False,
@@ -68,6 +70,7 @@ class SafeTextEmbedder:
         self.adapter = adapter
         self.backbone = backbone
         self.policy = policy
+        self.dtype = dtype
         self.prefix = prefix
         self.suffix = suffix
         self.offline = offline
@@ -82,6 +85,7 @@ class SafeTextEmbedder:
             adapter=self.adapter,
             backbone=self.backbone,
             policy=self.policy,
+            dtype=self.dtype,
             prefix=self.prefix,
             suffix=self.suffix,
             offline=self.offline,
@@ -144,6 +148,7 @@ class SafeTextEmbedder:
                     backbone=self.backbone,
                     offline=self.offline,
                     policy=self.policy,
+                    dtype=self.dtype,
                 )
                 self._encoder = loader.paired(arm_from(self.arm))
             return self._encoder

@@ -33,6 +33,7 @@ class SafeIndexRetriever:
         adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         backbone: name, hub id or folder of the language model; ``None`` takes the adapter's, or the default.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+        dtype: what the language model computes in: ``auto``, ``float32``, ``bfloat16`` or ``int8``.
         offline: open no connection.
 
     Raises:
@@ -51,6 +52,7 @@ class SafeIndexRetriever:
         adapter: str | None = None,
         backbone: str | None = None,
         policy: str | None = None,
+        dtype: str = "auto",
         offline: bool = False,
     ) -> None:
         self.index_path = str(index_path)
@@ -63,6 +65,7 @@ class SafeIndexRetriever:
         self.adapter = adapter
         self.backbone = backbone
         self.policy = policy
+        self.dtype = dtype
         self.offline = offline
         self._retriever: SafeRetriever | None = None
 
@@ -79,6 +82,7 @@ class SafeIndexRetriever:
             adapter=self.adapter,
             backbone=self.backbone,
             policy=self.policy,
+            dtype=self.dtype,
             offline=self.offline,
         )
 
@@ -147,6 +151,7 @@ class SafeIndexRetriever:
                     adapter=self.adapter,
                     backbone=self.backbone,
                     policy=self.policy,
+                    dtype=self.dtype,
                     offline=self.offline,
                 )
             return self._retriever

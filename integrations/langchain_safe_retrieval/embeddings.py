@@ -35,6 +35,7 @@ class SafeRetrievalEmbeddings(Serializable, Embeddings):
     adapter: str | None = Field(default=None, description="Folder of a response adapter; None: the shipped one.")
     backbone: str | None = Field(default=None, description="Language model; None: the adapter's, or the default.")
     policy: str | None = Field(default=None, description="Response policy, by name or text; None: the adapter's.")
+    dtype: str = Field(default="auto", description="What the language model computes in; int8: 8-bit integers.")
     offline: bool = Field(default=False, description="Open no connection.")
     batch_size: int = Field(default=32, ge=1, description="Most texts in one forward pass.")
 

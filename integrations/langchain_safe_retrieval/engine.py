@@ -49,6 +49,7 @@ class EngineSettings(NamedTuple):
     adapter: str | None
     backbone: str | None
     policy: str | None
+    dtype: str
     offline: bool
     batch_size: int
 
@@ -71,6 +72,7 @@ class EncoderEngine:
             backbone=settings.backbone,
             offline=settings.offline,
             policy=settings.policy,
+            dtype=settings.dtype,
         )
         self._loading = threading.Lock()
         self._document: Encoder | None = None

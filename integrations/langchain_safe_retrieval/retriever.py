@@ -132,6 +132,7 @@ class SafeRetriever(BaseRetriever):
         adapter: str | None = None,
         backbone: str | None = None,
         policy: str | None = None,
+        dtype: str = "auto",
         offline: bool = False,
         **settings: Any,
     ) -> Self:
@@ -143,6 +144,7 @@ class SafeRetriever(BaseRetriever):
             adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
             backbone: language model; ``None`` takes the adapter's, or the default.
             policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+            dtype: what the language model computes in: ``auto``, ``float32``, ``bfloat16`` or ``int8``.
             offline: open no connection.
             settings: the class's other fields.
 
@@ -157,6 +159,7 @@ class SafeRetriever(BaseRetriever):
             adapter=adapter,
             backbone=backbone,
             policy=policy,
+            dtype=dtype,
             offline=offline,
         )
         return cls(index_path=str(index_path), embeddings=embeddings, **settings)

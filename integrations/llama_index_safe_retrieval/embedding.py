@@ -36,6 +36,7 @@ class SafeRetrievalEmbedding(BaseEmbedding):
     adapter: str | None = Field(default=None, description="Folder of a response adapter; None: the shipped one.")
     backbone: str | None = Field(default=None, description="Language model; None: the adapter's, or the default.")
     policy: str | None = Field(default=None, description="Response policy, by name or text; None: the adapter's.")
+    dtype: str = Field(default="auto", description="What the language model computes in; int8: 8-bit integers.")
     offline: bool = Field(default=False, description="Open no connection.")
 
     @classmethod
@@ -74,6 +75,7 @@ class SafeRetrievalEmbedding(BaseEmbedding):
             backbone=self.backbone,
             offline=self.offline,
             policy=self.policy,
+            dtype=self.dtype,
         )
         return loader.paired(self.arm)
 

@@ -138,9 +138,11 @@ class LanguageModel:
                 (:mod:`~safe_retrieval.backbone.packed_linear`); not for a model whose layers are to be changed.
 
         Raises:
+            InputError: no such dtype.
             ModelError: as :func:`safe_retrieval.models.fetch.resolve` does, the folder holds no causal LM, or 8-bit
                 products are asked for where there are none.
         """
+        _check_dtype(dtype)
         from safe_retrieval.models.fetch import resolve
         from safe_retrieval.models.record import ModelKind
 
@@ -163,6 +165,7 @@ class LanguageModel:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
+        _check_dtype(dtype)
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         eight_bit = dtype in (EIGHT_BIT, torch.int8)
         if eight_bit:
@@ -413,6 +416,12 @@ class _Prompt(NamedTuple):
     positions: Tensor
     lengths: Tensor
     shared: KeyValues
+
+
+def _check_dtype(dtype: str | torch.dtype) -> None:
+    names = ("auto", EIGHT_BIT, "float32", "bfloat16", "float16", "float64")
+    if isinstance(dtype, str) and dtype not in names:
+        raise InputError(f"expected as dtype one of {', '.join(names)}, got {dtype!r}")
 
 
 def _require_eight_bit(place: torch.device) -> None:

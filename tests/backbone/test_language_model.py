@@ -267,3 +267,8 @@ def _another_depth(path: Path) -> None:
     config["num_hidden_layers"] = 3
     config["layer_types"] = ["full_attention"] * 3
     path.write_text(json.dumps(config))
+
+
+def test_an_unknown_dtype_is_told_before_anything_is_fetched() -> None:
+    with pytest.raises(InputError, match=r"expected as dtype one of auto, int8, .*, got 'int9'"):
+        LanguageModel.load("somebody/elses", dtype="int9", offline=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +14,6 @@ from tests.support.encoders import HashEncoder
 
 class Answering(HashEncoder):
     """Stands in for a response encoder: other vectors in the same space."""
-
-    record = cast("Any", SimpleNamespace(blend_share=None, teacher=SimpleNamespace(name="the teacher")))
 
     def _vectors(self, texts: Any) -> Any:
         return super()._vectors([f"answer {text}" for text in texts])
@@ -92,7 +89,7 @@ def test_without_verdicts_there_is_no_blend() -> None:
 
 def test_an_adapter_brings_its_own_share_unless_another_is_asked_for() -> None:
     response = Answering(refused=["forbidden"])
-    response.record = cast("Any", SimpleNamespace(blend_share=0.5))
+    response.record.blend_share = 0.5
     usual, own = blend(), BlendEncoder(cast("ResponseEncoder", response), HashEncoder())
     assert (usual.weight, own.weight) == (BlendWeight(), BlendWeight(answered=0.5))
     asked = BlendEncoder(cast("ResponseEncoder", response), HashEncoder(), weight=BlendWeight(answered=0.2))

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -37,6 +38,8 @@ class HashEncoder:
         self.space = space or f"hash:{dimension}"
         self.document_calls: list[list[str]] = []
         self.query_calls = 0
+        # What a blend asks of a response encoder, which this stands in for as well.
+        self.record = SimpleNamespace(blend_share=None, teacher=SimpleNamespace(name="the teacher"))
         self._refused = refused
         self._delay = delay
 

@@ -65,7 +65,10 @@ def test_prefixes_and_metadata_are_embedded(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 EVERY: list[tuple[Any, dict[str, Any]]] = [
-    (SafeTextEmbedder, {"arm": "blend", "policy": "concise", "prefix": "a", "suffix": "b", "offline": True}),
+    (
+        SafeTextEmbedder,
+        {"arm": "blend", "policy": "concise", "dtype": "int8", "prefix": "a", "suffix": "b", "offline": True},
+    ),
     (SafeDocumentEmbedder, {"document_encoder": "x", "batch_size": 2, "meta_fields_to_embed": ["year"]}),
     (SafeIndexRetriever, {"index_path": "somewhere", "arm": "bm25", "gate": "flag", "threshold": 0.5, "top_k": 3}),
 ]
