@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/benchmarks.md from the result files in ``benchmarks/results``.
+"""Write tables and pictures of docs/benchmarks.md and docs/choosing.md from the result files in ``benchmarks/results``.
 
     python benchmarks/tables.py            # write
     python benchmarks/tables.py --check    # exit code 1 where the document differs
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.ablation_table import ablation_tables
 from benchmarks.adapter_table import adapter_table
+from benchmarks.choice_table import choice_table
 from benchmarks.table_cells import MISSING, change, markdown, percent, percent_between, signed
 from safe_retrieval.audit.report import render_picture
 from safe_retrieval.audit.results import ArmResult, AuditReport, Comparison
@@ -32,6 +33,8 @@ from safe_retrieval.metrics import Estimate
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
+CHOOSING = "choosing.md"
+"""The page that says what to take, beside the document."""
 PICTURES = "pictures"
 """Folder of the pictures, beside the document."""
 KEY = "document_encoder"
@@ -51,7 +54,7 @@ PICTURED = (
 )
 """Arms that a picture has room for."""
 
-TABLES, ABLATIONS, ADAPTERS = "tables", "ablations", "adapters"
+TABLES, ABLATIONS, ADAPTERS, CHOICES = "tables", "ablations", "adapters", "choices"
 """Names of the blocks that are written."""
 
 NO_RESULT = "*No result is recorded yet: `safe-retrieval bench run --data DIR` measures, `make docs` puts it here.*"
@@ -75,6 +78,15 @@ def render(document: str, results: Sequence[tuple[str, Result]], folder: Path = 
     document = _between(document, TABLES, "\n\n".join([*_sections(own), *shown]) or NO_RESULT)
     document = _between(document, ADAPTERS, adapter_table(own))
     return _between(document, ABLATIONS, ablation_tables(results, folder))
+
+
+def render_choices(page: str, results: Sequence[tuple[str, Result]]) -> str:
+    """The page that says what to take, with its table between its markers.
+
+    Raises:
+        TablesError: the markers are not there exactly once.
+    """
+    return _between(page, CHOICES, choice_table(results))
 
 
 def _between(document: str, name: str, content: str) -> str:
@@ -261,7 +273,7 @@ def _origin(rows: Rows) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; 0 done, 1 the document differs (``--check``), 2 an error."""
-    parser = argparse.ArgumentParser(description="Write the tables of docs/benchmarks.md from the result files.")
+    parser = argparse.ArgumentParser(description="Write the tables of the documents from the result files.")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the document differs")
@@ -269,6 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         results = list(ResultStore(options.results).all())
         wanted = {options.document: render(options.document.read_text(encoding="utf-8"), results, options.results)}
+        page = options.document.parent / CHOOSING
+        if page.is_file():
+            wanted[page] = render_choices(page.read_text(encoding="utf-8"), results)
         folder = options.document.parent / PICTURES
         wanted |= {folder / f"{label}.svg": svg for label, svg in pictures(results).items()}
         stale = [path for path, content in wanted.items() if not path.is_file() or path.read_text("utf-8") != content]
