@@ -23,6 +23,7 @@ from safe_retrieval.audit.target_settings import (
     IndexTarget,
     LangChainTarget,
     Loader,
+    ModelChoice,
     ModelTarget,
     TargetSettings,
 )
@@ -116,22 +117,27 @@ class Opener:
         return None if path is None else self._settings.placed(path)
 
     def _arm_models(self, settings: ArmTarget) -> Models:
-        adapter = self._placed(settings.adapter)
-        return self._local(settings.encoder, settings.backbone, adapter, settings.policy)
+        return self._local(settings.encoder, settings)
 
-    def _local(self, encoder: str, backbone: str | None, adapter: Path | None, policy: str | None) -> Models:
+    def _local(self, encoder: str, chosen: ModelChoice) -> Models:
         encoder = folder_or_name(encoder, self._settings.placed)
-        backbone = None if backbone is None else folder_or_name(backbone, self._settings.placed)
-        key = (encoder, backbone, adapter, policy)
+        backbone = None if chosen.backbone is None else folder_or_name(chosen.backbone, self._settings.placed)
+        adapter = self._placed(chosen.adapter)
+        key = (encoder, backbone, adapter, chosen.policy, chosen.dtype)
         if key not in self._models:
             self._models[key] = LocalModels(
-                encoder, backbone=backbone, adapter=adapter, policy=policy, offline=self._settings.offline
+                encoder,
+                backbone=backbone,
+                adapter=adapter,
+                policy=chosen.policy,
+                dtype=chosen.dtype,
+                offline=self._settings.offline,
             )
         return self._models[key]
 
     def _document_models(self, name: str, loader: Loader) -> Models:
         if loader is Loader.SENTENCE_TRANSFORMERS:
-            return self._local(name, None, None, None)
+            return self._local(name, ModelChoice())
         from safe_retrieval.audit.searchers.mteb import MtebEncoder
 
         return DocumentOnly(MtebEncoder(name, offline=self._settings.offline))
@@ -188,8 +194,7 @@ class Opener:
         from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
 
         threshold = DEFAULT_THRESHOLD if settings.threshold is None else settings.threshold
-        adapter = self._placed(settings.adapter)
-        models = partial(self._local, backbone=settings.backbone, adapter=adapter, policy=settings.policy)
+        models = partial(self._local, chosen=settings)
         return IndexSearcher(
             self._settings.placed(settings.path),
             settings.arm,
@@ -216,7 +221,7 @@ class Opener:
         return self._kept(name, EmbeddingsClient(settings.embeddings, f"{name}, embeddings"))
 
     def _encoder_vectors(self, encoder: str) -> Vectors:
-        return EncoderVectors(self._local(encoder, None, None, None).document.encoder)
+        return EncoderVectors(self._local(encoder, ModelChoice()).document.encoder)
 
     def _kept(self, name: str, vectors: Vectors) -> Vectors:
         return CachedVectors(vectors, self._encodings, name)

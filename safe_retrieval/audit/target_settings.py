@@ -64,21 +64,23 @@ class _OwnPassages(_Target):
         return TargetOptions(self.holds, self.overlay, self.scores, self.empty_is_refusal, self.queries, seed)
 
 
-class _Models(BaseModel):
+class ModelChoice(BaseModel):
     """Which models an arm is made of.
 
     Attributes:
         backbone: language model: catalog name, hub id or folder; ``None`` takes the adapter's.
         adapter: folder of a response adapter; ``None`` takes the one shipped for backbone and document encoder.
         policy: name of a response policy, or a system prompt; ``None`` takes the adapter's.
+        dtype: what the language model computes in.
     """
 
     backbone: str | None = None
     adapter: Path | None = None
     policy: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
 
 
-class ArmTarget(_Target, _Models):
+class ArmTarget(_Target, ModelChoice):
     """One of the six arms over the probes' passages: ``bm25``, ``hyde`` and the others.
 
     Attributes:
@@ -131,7 +133,7 @@ class EmbeddingsTarget(_Target, EmbeddingsEndpoint):
         return self.model
 
 
-class IndexTarget(_OwnPassages, _Models):
+class IndexTarget(_OwnPassages, ModelChoice):
     """An index folder of ours.
 
     Attributes:
