@@ -63,7 +63,7 @@ def test_responses_are_shared_where_they_would_be_the_same(tmp_path: Path) -> No
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected an ablation out of base, thought-tokens-10"):
+    with pytest.raises(InputError, match="expected an ablation out of base, base-again, thought-tokens-10"):
         ablation_config(load_ablations(FILE), "nothing", tmp_path)
     file = tmp_path / "ablations.yaml"
     file.write_text(
