@@ -24,8 +24,9 @@ def test_search(tmp_path: Path) -> None:
         *(("batch of 64", 1), ("batch of 64", 5)),
     ]
     for row in size["rows"]:
-        assert set(row["milliseconds"]["clock"]) == {"faiss", "ours", "langchain"}
-        assert row["over_faiss"]["processor"] > 0
+        ways = {f"{side}, {way}" for side in ("faiss", "ours") for way in search.OPENED}
+        assert set(row["milliseconds"]["clock"]) == {*ways, "langchain"}
+        assert all(row["over_faiss"][way]["processor"] > 0 for way in search.OPENED)
     assert {"commit", "cpu", "packages"} <= result["provenance"].keys()
 
 
