@@ -57,7 +57,7 @@ def search(result: Result) -> str:
         "and whose scores are its codes', opened the same way; and below 1 against LangChain, whose store is in memory",
         "and flat whatever kind ours is, and stands beside ours as it is opened by default, memory-mapped.",
         "",
-        "| kind | vectors | queries | k | FAISS in memory | ours | ratio | FAISS mapped | ours | ratio | LangChain | ratio |",
+        "| kind | vectors | queries | k | FAISS, memory | ours | ratio | FAISS, mapped | ours | ratio | LangChain | |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for size in result["sizes"]:

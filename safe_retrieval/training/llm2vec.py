@@ -7,7 +7,7 @@ merged weights are an ordinary model folder, which ``llm2vec:FOLDER`` names as a
 
 One set of LoRA weights goes through both phases: SimCSE's noise is LoRA's own dropout, which is silent on weights that
 have learned nothing yet. Everything random is drawn from seed, phase and step, so a resumed run follows the loss curve
-of one that was not stopped.
+of one that was not stopped. A batch holds texts of similar length: in random ones most of the work is padding.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ from safe_retrieval.training.responses import read_responses
 MASKED, CONTRAST = "masked-next-token", "simcse"
 PHASES = (MASKED, CONTRAST)
 """In the order in which they run and stand in the log."""
+
+# Batches whose texts are drawn together, before those of similar length are put into one.
+_DRAWN_TOGETHER = 16
 
 Loss: TypeAlias = Callable[[Sequence[Sequence[int]], random.Random], Tensor]
 """Token ids of a batch and a source of chance, to a scalar."""
@@ -207,7 +210,7 @@ class _Run:
 
     model: Any
     trained: nn.ParameterList
-    rows: Sequence[Sequence[int]]
+    rows: list[list[int]]
     config: Llm2VecConfig
     checkpoints: Checkpoints
     log: TrainingLog
@@ -222,7 +225,7 @@ def _run_phase(run: _Run, phase: str, settings: PhaseSettings, loss: Loss, start
         for step in range(start, settings.steps):
             chance = random.Random(f"{run.config.seed} {phase} {step}")  # noqa: S311  # reproducible, not a secret
             torch.manual_seed(chance.getrandbits(63))
-            batch = chance.sample(run.rows, settings.batch_size)
+            batch = _batch(run, phase, settings.batch_size, step)
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(step, settings)
             optimiser.zero_grad()
@@ -236,6 +239,18 @@ def _run_phase(run: _Run, phase: str, settings: PhaseSettings, loss: Loss, start
                 run.checkpoints.save(position, run.trained, optimiser)
             advance(1)
     run.model.eval()
+
+
+def _batch(run: _Run, phase: str, size: int, step: int) -> list[list[int]]:
+    """The rows of a step: of those drawn for several steps at once, some of similar length."""
+    draw, place = divmod(step, _DRAWN_TOGETHER)
+    chance = random.Random(f"{run.config.seed} {phase} draw {draw}")  # noqa: S311  # reproducible, not a secret
+    drawn = sorted(chance.sample(run.rows, min(len(run.rows), size * _DRAWN_TOGETHER)), key=len)
+    batches = len(drawn) // size
+    order = chance.sample(range(batches), batches)  # short ones first would be a curriculum
+    left_over = chance.randrange(len(drawn) - batches * size + 1)
+    start = left_over + order[place % batches] * size
+    return drawn[start : start + size]
 
 
 def _schedule(step: int, settings: PhaseSettings) -> float:

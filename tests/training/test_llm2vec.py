@@ -85,6 +85,28 @@ def test_a_stopped_run_follows_the_curve_of_one_that_was_not(
             torch.testing.assert_close(tensor, second[name], atol=1e-5, rtol=1e-4)
 
 
+def test_batches_hold_texts_of_similar_length_in_no_order(
+    config: Llm2VecConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tmp_path / "long.txt"
+    texts.write_text("\n".join(" ".join(["word"] * (1 + i % 40) + [str(i)]) for i in range(480)) + "\n")
+    seen: list[list[int]] = []
+
+    def loss(_: object, batch: list[list[int]], *__: object, **___: object) -> torch.Tensor:
+        seen.append([len(row) for row in batch])
+        return torch.zeros((), requires_grad=True)
+
+    monkeypatch.setattr("safe_retrieval.training.llm2vec.masked_loss", loss)
+    phase = PhaseSettings(steps=48, batch_size=10)
+    train_llm2vec(
+        config.model_copy(update={"files": (texts,), "masked": phase, "contrast": PhaseSettings(steps=0)}), offline=True
+    )
+    assert {len(batch) for batch in seen} == {10}
+    means = [sum(batch) / 10 for batch in seen]
+    assert max(max(batch) - min(batch) for batch in seen) < (max(means) - min(means)) / 2
+    assert means != sorted(means)
+
+
 def test_other_settings_are_refused(config: Llm2VecConfig) -> None:
     train_llm2vec(config, offline=True)
     with pytest.raises(TrainingError, match="other settings"):
