@@ -15,6 +15,8 @@ from safe_retrieval.types import FloatMatrix
 # Vectors in one product: 64 queries against a block need 4 MB of scores.
 _BLOCK_ROWS = 16_384
 _BLOCK_QUERIES = 64
+# Vectors copied at once where they are not aligned: few enough to stay in the processor's cache.
+_COPIED_ROWS = 1_024
 
 
 def largest_products(
@@ -70,12 +72,30 @@ def _products(
 ) -> tuple[FloatMatrix, NDArray[np.int64]]:
     """(q, m) products with the chosen rows of a block, and which rows those are."""
     if mask is None:
-        return queries @ block.T, np.arange(len(block))
+        return _product(queries, block), np.arange(len(block))
     rows = np.flatnonzero(mask)
     if len(rows) * 2 < len(block):
         return queries @ block[rows].T, rows
-    scores: FloatMatrix = (queries @ block.T)[:, rows]  # columns of scores are fewer bytes to copy than rows of vectors
+    scores = _product(queries, block)[:, rows]  # columns of scores are fewer bytes to copy than rows of vectors
     return scores, rows
+
+
+def _product(queries: FloatMatrix, block: FloatMatrix) -> FloatMatrix:
+    """(q, m) products with all rows of a block.
+
+    In a FAISS file that is mapped, vectors begin at an odd address. NumPy multiplies nothing that is not aligned before
+    it has copied it, and would copy the whole block into new memory, which takes twice as long as the product.
+    """
+    if block.flags.aligned:
+        return queries @ block.T
+    scores = np.empty((len(queries), len(block)), np.float32)
+    aligned = np.empty((_COPIED_ROWS, block.shape[1]), np.float32)
+    for start in range(0, len(block), _COPIED_ROWS):
+        part = block[start : start + _COPIED_ROWS]
+        copied = aligned[: len(part)]
+        np.copyto(copied, part)
+        np.matmul(queries, copied.T, out=scores[:, start : start + len(part)])
+    return scores
 
 
 def _largest(scores: FloatMatrix, count: int) -> NDArray[np.int64]:

@@ -8,6 +8,15 @@ from hypothesis import strategies as st
 from safe_retrieval.index import products
 from safe_retrieval.index.products import largest_products
 from safe_retrieval.index.vectors import Selection
+from safe_retrieval.types import FloatMatrix
+
+
+def at_offset(rows: FloatMatrix, offset: int) -> FloatMatrix:
+    """A copy that begins so many bytes after an address that float32 may have."""
+    copy = np.ndarray(rows.shape, np.float32, buffer=np.empty(rows.nbytes + offset, np.uint8), offset=offset)
+    copy[:] = rows
+    assert copy.flags.aligned == (offset == 0)
+    return copy
 
 
 @given(
@@ -16,10 +25,11 @@ from safe_retrieval.index.vectors import Selection
     values=st.integers(1, 50),
     share=st.sampled_from([None, 0.1, 0.4, 0.9]),
     block=st.integers(1, 50),
+    offset=st.integers(0, 3),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_the_largest_of_all_blocks(
-    *, vectors: int, queries: int, values: int, share: float | None, block: int, seed: int
+    *, vectors: int, queries: int, values: int, share: float | None, block: int, offset: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     # Whole numbers in few values, so that products are exact and ties are common.
@@ -31,7 +41,9 @@ def test_the_largest_of_all_blocks(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_BLOCK_ROWS", block)
         patch.setattr(products, "_BLOCK_QUERIES", 2)
-        scores, found = largest_products(asked, rows, count, None if share is None else Selection(mask))
+        patch.setattr(products, "_COPIED_ROWS", 3)
+        mapped = at_offset(rows, offset)
+        scores, found = largest_products(asked, mapped, count, None if share is None else Selection(mask))
     assert scores.shape == found.shape == (queries, count)
     assert scores.dtype == np.float32
     every = np.where(mask, asked @ rows.T, -np.inf)
