@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError, InputError
 from safe_retrieval.index.base import Candidates, IdTable, VectorIndex
+from safe_retrieval.index.clusters import candidates_of_one
 from safe_retrieval.index.exact_scores import near_the_best
 from safe_retrieval.index.factories import Factory
 from safe_retrieval.index.faiss_index import FaissIndex, read_faiss
@@ -36,8 +37,8 @@ _SPARE = 8
 # So few selected vectors are all looked at: about a millisecond of one core, at 384 numbers.
 _FEW = 16_384
 
-# How FAISS shares out a search over threads. Its default gives each some queries, and where vectors are to come along
-# does not even that: one thread searched for a whole batch. With this one a single query has all threads too.
+# How FAISS shares out a batch over threads. Its default gives each some queries, and where vectors are to come along
+# does not even that: one thread searched for all of them.
 _QUERIES_AND_CLUSTERS = 2
 
 _CLASSES = {
@@ -190,7 +191,11 @@ class ApproximateIndex(VectorIndex):
 
     def _candidates(self, queries: FloatMatrix, count: int, within: Selection | None) -> Candidates:
         parameters = self._parameters(count, within)
-        if not self._factory.lists or self._factory.lossy or within is not None:  # FAISS does not bring selected ones
+        if not self._factory.lists or self._factory.lossy:
+            return Candidates(*self._index.search(queries, count, params=parameters))
+        if len(queries) == 1:
+            return candidates_of_one(self._index, queries, count, parameters)
+        if within is not None:  # FAISS does not bring selected vectors
             return Candidates(*self._index.search(queries, count, params=parameters))
         # The lists hold the vectors as they were given, so they come along without a look-up by position.
         return Candidates(*self._index.search_and_reconstruct(queries, count, params=parameters))

@@ -8,11 +8,8 @@ in front of it.
 from __future__ import annotations
 
 import importlib
-import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +19,12 @@ from numpy.typing import NDArray
 from safe_retrieval.errors import IndexFormatError
 from safe_retrieval.index.base import Candidates, IdTable, VectorIndex
 from safe_retrieval.index.factories import MOST_LISTS
+from safe_retrieval.index.one_query import best_of_shares, threads_for, without_helpers
 from safe_retrieval.index.products import largest_products
 from safe_retrieval.index.vectors import Selection
 from safe_retrieval.types import FloatMatrix, FloatVector
 
 _READING = threading.Lock()
-_SPLIT_BYTES = 1 << 23
-"""Vectors from which handing shares of one query to threads is worth it: 8 MB, about half a millisecond of one core."""
 
 
 class FaissIndex(VectorIndex):
@@ -77,14 +73,12 @@ class FaissIndex(VectorIndex):
     def _candidates(self, queries: FloatMatrix, count: int, within: Selection | None) -> Candidates:
         if len(queries) > 1:
             return Candidates(*largest_products(queries, self._rows(), count, within))
-        parameters = None if within is None else _selecting(within)
-        faiss: Any = importlib.import_module("faiss")
-        threads = faiss.omp_get_max_threads()
-        if within is None and threads > 1 and 4 * self.dimension * len(self) >= _SPLIT_BYTES:
-            scores, positions = self._split(queries, count, threads)
-        else:
-            scores, positions = self._alone(queries, count, parameters, threads)
-        return Candidates(scores, positions)
+        threads = threads_for(4 * self.dimension * len(self)) if within is None else 1
+        if threads > 1:
+            return Candidates(*best_of_shares(partial(self._share, queries, count, threads), threads, count))
+        with without_helpers():
+            parameters = None if within is None else _selecting(within)
+            return Candidates(*self._index.search(queries, count, params=parameters))
 
     def _rows(self) -> FloatMatrix:
         """FAISS's vectors, (n, dimension) float32, where they lie: in memory or in the file."""
@@ -92,42 +86,16 @@ class FaissIndex(VectorIndex):
         rows: FloatMatrix = faiss.rev_swig_ptr(self._index.get_xb(), len(self) * self.dimension)
         return rows.reshape(-1, self.dimension)
 
-    def _alone(
-        self, query: FloatMatrix, count: int, parameters: Any, threads: int
-    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The best candidates for one query, found by this thread; helpers would find nothing to do but spin."""
-        faiss: Any = importlib.import_module("faiss")
-        faiss.omp_set_num_threads(1)  # of the calling thread, not of others
-        try:
-            scores, positions = self._index.search(query, count, params=parameters)
-        finally:
-            faiss.omp_set_num_threads(threads)
-        return scores, positions
-
-    def _split(self, query: FloatMatrix, count: int, threads: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The best candidates for one query, each thread looking at its share of the vectors.
-
-        FAISS shares out queries, so it would search one query with one thread.
-        """
+    def _share(self, query: FloatMatrix, count: int, shares: int, number: int) -> tuple[FloatMatrix, NDArray[np.int64]]:
+        """The best candidates for one query in one of so many equal parts of the vectors."""
         faiss: Any = importlib.import_module("faiss")
         rows = self._rows()
-        starts = [number * len(rows) // threads for number in range(threads + 1)]
-
-        def best(start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-            scores, places = faiss.knn(
-                query, rows[start:stop], min(count, stop - start), metric=faiss.METRIC_INNER_PRODUCT
-            )
-            return scores[0], places[0] + start
-
-        pool = _searchers(threads)
-        try:
-            shares = [pool.submit(best, start, stop) for start, stop in pairwise(starts)]
-        except RuntimeError:  # the main thread has ended, and Python takes no more work for pools
-            return self._alone(query, count, None, threads)
-        parts = [share.result() for share in shares]
-        scores, positions = (np.concatenate(side) for side in zip(*parts, strict=True))
-        order = np.argsort(-scores, kind="stable")[:count]
-        return scores[order][None], positions[order][None]
+        start, stop = (part * len(rows) // shares for part in (number, number + 1))
+        most = min(count, stop - start)
+        if not most:
+            return np.empty((1, 0), np.float32), np.empty((1, 0), np.int64)
+        scores, places = faiss.knn(query, rows[start:stop], most, metric=faiss.METRIC_INNER_PRODUCT)
+        return scores, places + start
 
     def _nominated(self, query: FloatVector, least: float, within: Selection | None) -> NDArray[np.int64]:
         parameters = None if within is None else _selecting(within)
@@ -139,17 +107,6 @@ class FaissIndex(VectorIndex):
         """The vectors at (c,) positions; (c, dimension) float32."""
         vectors: FloatMatrix = self._index.reconstruct_batch(positions)
         return vectors
-
-
-@cache
-def _searchers(threads: int) -> ThreadPoolExecutor:
-    """Threads that share one query, each without OpenMP helpers, which would spin against the other threads."""
-    faiss: Any = importlib.import_module("faiss")
-    return ThreadPoolExecutor(threads, "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
-
-
-if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
-    os.register_at_fork(after_in_child=_searchers.cache_clear)
 
 
 def _selecting(within: Selection) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import InputError
-from safe_retrieval.index import faiss_index
+from safe_retrieval.index import one_query
 from safe_retrieval.index.base import VectorIndex
 from safe_retrieval.index.exact import ExactIndex
 from safe_retrieval.index.faiss_index import FaissIndex
@@ -193,8 +193,8 @@ def test_one_query_shared_by_threads(count: int, monkeypatch: pytest.MonkeyPatch
     alone = filled(FaissIndex, vectors).search(query, 20)
     ended = ThreadPoolExecutor(1)  # as every pool is for threads that outlive the main one
     ended.shutdown()
-    monkeypatch.setattr(faiss_index, "_SPLIT_BYTES", 0)
+    monkeypatch.setattr(one_query, "_WORTH_BYTES", 0)
     monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 3)
     assert filled(FaissIndex, vectors).search(query, 20) == alone == filled(ExactIndex, vectors).search(query, 20)
-    monkeypatch.setattr(faiss_index, "_searchers", lambda _: ended)
+    monkeypatch.setattr(one_query, "_helpers", lambda _: ended)
     assert filled(FaissIndex, vectors).search(query, 20) == alone

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from safe_retrieval.errors import IndexFormatError, InputError
-from safe_retrieval.index import approximate, factories
+from safe_retrieval.index import approximate, factories, one_query
 from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.approximate import ApproximateIndex
 from safe_retrieval.index.base import IdList
@@ -99,6 +100,26 @@ def test_recall_scores_and_filters(
     assert np.array_equal(index.vectors_at(np.asarray([7, 3])), VECTORS[[7, 3]])
     with pytest.raises(InputError, match="opened from a folder"):
         index.add(["x"], VECTORS[:1])
+
+
+@pytest.mark.parametrize("name", ["IVF64,Flat", "IVF8,Flat"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_query_finds_what_it_finds_in_a_batch(
+    tmp_path: Path, name: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = opened(tmp_path, name)
+    rare = Selection(np.arange(len(VECTORS)) % 1_700 == 3)
+    half = Selection(np.arange(len(VECTORS)) % 2 == 1)
+    together = {within: index.rankings(QUERIES, K, within=within) for within in (None, half, rare)}
+    monkeypatch.setattr(one_query, "_WORTH_BYTES", 0)
+    monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: threads)
+    for within, rankings in together.items():
+        for query, expected in zip(QUERIES, rankings, strict=True):
+            (found,) = index.rankings(query[None], K, within=within)
+            assert found.positions.tolist() == expected.positions.tolist()
+            assert found.scores.tolist() == expected.scores.tolist()
+    (everything,) = index.rankings(QUERIES[:1], len(VECTORS))  # more than the clusters that are looked at hold
+    assert len(everything.positions) == len(VECTORS)
 
 
 def recall_within(index: ApproximateIndex, exact: ExactIndex, within: Selection) -> float:
