@@ -107,6 +107,25 @@ def test_batches_hold_texts_of_similar_length_in_no_order(
     assert means != sorted(means)
 
 
+def test_a_batch_too_large_to_keep_is_computed_again_with_the_same_noise(
+    config: Llm2VecConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_llm2vec(config, offline=True)
+    monkeypatch.setattr("safe_retrieval.training.llm2vec._KEPT_CELLS", 0)
+    calls: list[object] = []
+    checkpoint = torch.utils.checkpoint.checkpoint
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls.append(arguments)
+        return checkpoint(*arguments, **named)
+
+    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", counted)
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", counted)
+    train_llm2vec(config.model_copy(update={"out": tmp_path / "again"}), offline=True)
+    assert calls
+    np.testing.assert_allclose(losses(config.out), losses(tmp_path / "again"), atol=1e-5)
+
+
 def test_other_settings_are_refused(config: Llm2VecConfig) -> None:
     train_llm2vec(config, offline=True)
     with pytest.raises(TrainingError, match="other settings"):
