@@ -45,8 +45,8 @@ def candidates_of_one(index: Any, query: FloatMatrix, count: int, parameters: An
     threads = threads_for(4 * index.d * index.ntotal * parameters.nprobe // index.nlist)
     with without_helpers():
         nearness, numbers = index.quantizer.search(query, parameters.nprobe)
-        share = partial(_share, index, query, count, _Clusters(numbers, nearness, threads, parameters.sel))
-        scores, labels = best_of_shares(share, threads, count) if threads > 1 else share(0)
+    clusters = _Clusters(numbers, nearness, threads, parameters.sel)
+    scores, labels = best_of_shares(partial(_share, index, query, count, clusters), threads, count)
     if parameters.sel is not None:
         return Candidates(scores, labels)
     return Candidates(scores, *_at_places(index, labels))

@@ -53,8 +53,7 @@ def best_of_shares(share: Share, threads: int, count: int) -> tuple[FloatMatrix,
     """
     waiting: list[Future[tuple[FloatMatrix, NDArray[np.int64]]]] = []
     with suppress(RuntimeError):  # the main thread has ended, and Python takes no more work for pools
-        pool = _helpers(threads - 1)
-        waiting += [pool.submit(share, number) for number in range(1, threads)]
+        waiting += [_helpers(threads - 1).submit(share, number) for number in range(1, threads)]
     # The calling thread takes part: one that slept meanwhile would leave its processor to a helper that was put to
     # another one, and the system is slow to move it.
     with without_helpers():
