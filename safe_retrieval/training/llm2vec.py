@@ -44,8 +44,8 @@ PHASES = (MASKED, CONTRAST)
 
 # Batches whose texts are drawn together, before those of similar length are put into one.
 _DRAWN_TOGETHER = 16
-# Token positions of a forward pass, padding included, whose activations are kept for the backward pass: 8 GB at 0.5B.
-# Of larger batches those of one layer are, and the others computed again, for a third more time.
+# Token positions of a forward pass, padding included, whose activations are kept for the backward pass. At 0.5B,
+# 8,192 of them did not fit into 24 GB. Of larger batches they are computed again, layer by layer.
 _KEPT_CELLS = 2_048
 
 Loss: TypeAlias = Callable[[Sequence[Sequence[int]], random.Random], Tensor]
