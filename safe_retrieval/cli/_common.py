@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 
 from safe_retrieval.errors import InputError
+
+_STOPPED_BY_USER = 130  # what a shell calls a program that ended on Ctrl-C
 
 _PIPED_WIDTH = 160
 """Columns of a table that goes into a file or a pipe, where there is no terminal to ask."""
@@ -23,6 +26,18 @@ def out() -> Console:
 def err() -> Console:
     """The console for progress and remarks."""
     return Console(stderr=True)
+
+
+def stopped() -> typer.Exit:
+    """How a command ends that a person stopped and that goes on where it was."""
+    err().print("stopped; the same command goes on where it stopped", markup=False, highlight=False)
+    return typer.Exit(_STOPPED_BY_USER)
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it from here: below the current folder relative to it, elsewhere whole."""
+    whole, here = path.resolve(), Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
 def filter_from(text: str | None) -> dict[str, Any] | None:

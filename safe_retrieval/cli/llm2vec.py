@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from safe_retrieval.cli._common import out
+from safe_retrieval.cli._common import out, shown, stopped
 
 
 def llm2vec(
@@ -21,5 +21,9 @@ def llm2vec(
     """
     from safe_retrieval.training.llm2vec import load_llm2vec_config, train_llm2vec
 
-    folder = train_llm2vec(load_llm2vec_config(config), offline=offline)
-    out().print(str(folder), markup=False, highlight=False, soft_wrap=True)
+    settings = load_llm2vec_config(config)
+    try:
+        folder = train_llm2vec(settings, offline=offline)
+    except KeyboardInterrupt:
+        raise stopped() from None
+    out().print(shown(folder), markup=False, highlight=False, soft_wrap=True)

@@ -9,9 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from safe_retrieval.cli._common import err, out, print_json
-
-_STOPPED_BY_USER = 130  # what a shell calls a program that ended on Ctrl-C
+from safe_retrieval.cli._common import out, print_json, shown, stopped
 
 
 def train(
@@ -36,7 +34,7 @@ def train(
     try:
         folder = run(settings, offline=offline, answered_only=answered_only)
     except KeyboardInterrupt:
-        raise _stopped() from None
+        raise stopped() from None
     result = _result(folder)
     if as_json:
         print_json(result)
@@ -62,7 +60,7 @@ def train_gate(
     try:
         folder = run(settings, offline=offline)
     except KeyboardInterrupt:
-        raise _stopped() from None
+        raise stopped() from None
     result = _gate_result(folder)
     if as_json:
         print_json(result)
@@ -77,16 +75,11 @@ def train_gate(
     )
 
 
-def _stopped() -> typer.Exit:
-    err().print("stopped; the same command goes on where it stopped", markup=False, highlight=False)
-    return typer.Exit(_STOPPED_BY_USER)
-
-
 def _result(folder: Path) -> dict[str, Any]:
     record = _record(folder)
     training = record["training"]
     return {
-        "adapter": str(folder),
+        "adapter": shown(folder),
         "queries": training["queries"],
         "held_out_queries": training["held_out_queries"],
         "held_out": training["held_out"],
@@ -99,7 +92,7 @@ def _gate_result(folder: Path) -> dict[str, Any]:
     record = _record(folder)
     judge = record["training"]["judge"]
     return {
-        "adapter": str(folder),
+        "adapter": shown(folder),
         "judge": judge["name"],
         "queries": judge["queries"],
         "refused_share": judge["refused_share"],

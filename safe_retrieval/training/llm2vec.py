@@ -48,6 +48,10 @@ _DRAWN_TOGETHER = 16
 # 8,192 of them did not fit into 24 GB. Of larger batches they are computed again, layer by layer.
 _KEPT_CELLS = 2_048
 
+# Settings that do not tell one run from another: what decides no weight, and names and paths, for what they lead to is
+# hashed in their place.
+_NOT_HASHED = {"out", "checkpoint_steps", "backbone", "files", "responses_file", "keep_apart_from", "count"}
+
 Loss: TypeAlias = Callable[[Sequence[Sequence[int]], random.Random], Tensor]
 """Token ids of a batch and a source of chance, to a scalar."""
 
@@ -132,7 +136,7 @@ def train_llm2vec(config: Llm2VecConfig, *, offline: bool = False) -> Path:
     peft_model = add_lora(model, config)
     trained = nn.ParameterList([own for own in peft_model.parameters() if own.requires_grad])
     config.out.mkdir(parents=True, exist_ok=True)
-    identity = f"{config.model_dump_json(exclude={'out', 'checkpoint_steps'})}\n{model.fingerprint}\n{rows}"
+    identity = f"{config.model_dump_json(exclude=_NOT_HASHED)}\n{model.fingerprint}\n{rows}"
     checkpoints = Checkpoints(config.out, hashlib.sha256(identity.encode()).hexdigest())
     resumed = checkpoints.position()
     log = TrainingLog(config.out / "log.jsonl", resumed, PHASES)

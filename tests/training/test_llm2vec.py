@@ -134,6 +134,16 @@ def test_other_settings_are_refused(config: Llm2VecConfig) -> None:
         train_llm2vec(config.model_copy(update={"count": 2}), offline=True)
 
 
+def test_a_run_goes_on_where_its_files_have_moved(config: Llm2VecConfig, tmp_path: Path) -> None:
+    train_llm2vec(config, offline=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved = tuple(file.rename(elsewhere / file.name) for file in config.files)
+    log = (config.out / "log.jsonl").read_bytes()
+    train_llm2vec(config.model_copy(update={"files": moved}), offline=True)
+    assert (config.out / "log.jsonl").read_bytes() == log
+
+
 def test_masked_tokens_are_predicted_from_the_position_before() -> None:
     model, row = tiny_model(), [5, 9, 7, 11]
     loss = masked_loss(model, [row], random.Random(0), share=1e-9, mask_id=3)
