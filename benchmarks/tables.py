@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.ablation_table import ablation_tables
+from benchmarks.ablation_table import ablation_pictures, ablation_tables
 from benchmarks.adapter_table import adapter_table
 from benchmarks.choice_table import choice_table
 from benchmarks.table_cells import MISSING, change, markdown, percent, percent_between, signed
@@ -77,7 +77,7 @@ def render(document: str, results: Sequence[tuple[str, Result]], folder: Path = 
     shown = [f"![{label}: harm and benign recall]({PICTURES}/{label}.svg)" for label in pictures(results)]
     document = _between(document, TABLES, "\n\n".join([*_sections(own), *shown]) or NO_RESULT)
     document = _between(document, ADAPTERS, adapter_table(own))
-    return _between(document, ABLATIONS, ablation_tables(results, folder))
+    return _between(document, ABLATIONS, ablation_tables(results, folder, PICTURES))
 
 
 def render_choices(page: str, results: Sequence[tuple[str, Result]]) -> str:
@@ -285,7 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if page.is_file():
             wanted[page] = render_choices(page.read_text(encoding="utf-8"), results)
         folder = options.document.parent / PICTURES
-        wanted |= {folder / f"{label}.svg": svg for label, svg in pictures(results).items()}
+        drawn = pictures(results) | ablation_pictures(results, options.results)
+        wanted |= {folder / f"{name}.svg": svg for name, svg in drawn.items()}
         stale = [path for path, content in wanted.items() if not path.is_file() or path.read_text("utf-8") != content]
     except (OSError, TablesError, SafeRetrievalError) as error:
         print(f"error: {error}", file=sys.stderr)

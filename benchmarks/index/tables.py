@@ -16,13 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.charts import Panel, chart
 from benchmarks.index.measuring import RESULTS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scale.md"
 PICTURE = "images/index-growth.svg"
 _BLOCK = re.compile(r"<!-- index results -->\n.*?<!-- end of index results -->", re.DOTALL)
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 240, 70, 40
-_COLOURS = ("#2a6fb0", "#b05a2a")
 
 Result = Mapping[str, Any]
 
@@ -106,55 +105,18 @@ def _origin(result: Result) -> str:
 
 def picture(result: Result) -> str:
     """Seconds and bytes by number of vectors, both axes logarithmic; the dashed line grows as the number does."""
-    rows = result["sizes"]
     panels: list[tuple[str, str, Callable[[Any, str], float]]] = [
         ("seconds", "ours", lambda row, side: row[side]["seconds"]),
         ("peak memory, MB", "ours_bounded", lambda row, side: max(row[side]["peak_bytes"] / 1e6, 1)),
     ]
-    body = []
-    for place, (title, own, value) in enumerate(panels):
+    drawn = []
+    for title, own, value in panels:
         sides = {"ours": own, "faiss": "faiss"}
-        series = {name: [(row["vectors"], value(row, side)) for row in rows] for name, side in sides.items()}
-        body.append(f'<g transform="translate({place * (_WIDTH + 20)} 0)">{_panel(title, series)}</g>')
-    size = f'viewBox="0 0 {2 * _WIDTH + 20} {_HEIGHT + 20}"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12" role="img">'
-        f"<title>Time and memory by number of vectors</title>{''.join(body)}</svg>\n"
-    )
-
-
-def _panel(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    points = [point for line in series.values() for point in line]
-    (left, right), (low, high) = (_range([point[axis] for point in points]) for axis in (0, 1))
-
-    def at(x: float, y: float) -> str:
-        across = (math.log10(x) - left) / (right - left)
-        up = (math.log10(y) - low) / (high - low)
-        return f"{_LEFT + across * (_WIDTH - _LEFT - 10):.1f},{_HEIGHT - _BOTTOM - up * (_HEIGHT - _BOTTOM - 30):.1f}"
-
-    first = series["ours"][0]
-    linear = [first, (points[-1][0], first[1] * points[-1][0] / first[0])]
-    drawn = [f'<text x="{_LEFT}" y="16">{title}</text>', _line(linear, at, "#999999", ' stroke-dasharray="4 4"')]
-    for number, ((name, line), colour) in enumerate(zip(series.items(), _COLOURS, strict=True)):
-        drawn.append(_line(line, at, colour))
-        drawn += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in (at(*p).split(",") for p in line)]
-        drawn.append(f'<text x="{_LEFT + 200 + 80 * number}" y="16" fill="{colour}">{name}</text>')
-    for x, _ in series["ours"]:
-        drawn.append(f'<text x="{at(x, 10**low).split(",")[0]}" y="{_HEIGHT - 20}" text-anchor="middle">{x:,}</text>')
-    for power in range(math.ceil(low), math.floor(high) + 1):
-        y = at(10**left, 10.0**power).split(",")[1]
-        drawn.append(f'<text x="{_LEFT - 8}" y="{y}" text-anchor="end">{10.0**power:g}</text>')
-    return "".join(drawn)
-
-
-def _line(points: Sequence[tuple[float, float]], at: Any, colour: str, more: str = "") -> str:
-    path = " ".join(at(*point) for point in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}"{more}/>'
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return low, max(high, low + 1)
+        lines = {
+            name: [(row["vectors"], value(row, side)) for row in result["sizes"]] for name, side in sides.items()
+        }
+        drawn.append(Panel(title, lines, proportional=True))
+    return chart("Time and memory by number of vectors", drawn)
 
 
 def exponents(result: Result, value: Callable[[Any], float]) -> list[float]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import tables
+from benchmarks.ablation_table import ablation_pictures
 from benchmarks.tables import TablesError, main, render
 from safe_retrieval.bench.results import ResultStore, per_query_record
 from safe_retrieval.encoder.persistence import load_adapter
@@ -143,6 +144,30 @@ def test_ablations_have_a_table_of_their_own(tmp_path: Path) -> None:
         ["`mse`", "alignment mse", "0.500", "75.0 %", "2.50", "50.0 % (-50.0 %)", "100.0 %", ""],
         ["`teacher`", "", "", "", "", "100.0 %", "100.0 %", ""],
     ]
+
+
+def test_numbers_of_training_queries_make_a_curve_in_one_table(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    held_out = {"cosine": 0.5, "own_response": 0.75, "reconstruction": 2.5}
+    rows = []
+    for name, queries in (("queries-2k", 2048), ("queries-16k", 16384), ("queries-512", 512), ("mse", 512)):
+        label = f"ablation-{name}"
+        changes = {"loss": {"alignment": "mse"}} if name == "mse" else {"queries": {"count": queries + 256}}
+        training = {"row": name, "changes": changes, "queries": queries, "held_out": held_out}
+        store.write(store.training_path(label), training)
+        rows.append((label, result("response", [1, 0], [1, 1])))
+    written = render(DOCUMENT, rows, tmp_path).split("<!-- ablations -->")[1].split("<!-- end of ablations -->")[0]
+    curve, others = written.split("Trained on 512 queries")
+    assert "](pictures/training-queries.svg)" in curve
+    (svg,) = ablation_pictures(rows, tmp_path).values()
+    assert [text for text in (">512<", ">2,048<", ">16,384<", ">cosine<", ">75 %<") if text not in svg] == []
+    shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in curve.splitlines() if "`" in line]
+    assert shown == [
+        ["`queries-512`", "512 queries"],
+        ["`queries-2k`", "2,048 queries"],
+        ["`queries-16k`", "16,384 queries"],
+    ]
+    assert "`mse`" in others
 
 
 def test_ablations_of_two_processors_stand_apart(tmp_path: Path) -> None:
