@@ -49,8 +49,8 @@ class _Table(NamedTuple):
 
 
 def ablation_tables(results: Sequence[tuple[str, Result]], folder: Path, pictures: str) -> str:
-    """Tables of all rows: one for each number of queries trained on, sample measured on, and processor; rows that change
-    the number and nothing else have one together, the curve.
+    """Tables of all rows: one for each number of queries trained on, sample measured on, and processor; rows that
+    change the number and nothing else have one together, the curve.
 
     Processors round differently, so answers and tokens differ between them, and rows of one are compared with its base.
 

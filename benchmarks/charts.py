@@ -89,11 +89,11 @@ def _drawn(panel: Panel) -> str:
         drawn.append(_polyline(line, axes, colour))
         drawn += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in (axes.at(*point) for point in line)]
         drawn.append(f'<text x="{_LEFT + 200 + 80 * number}" y="16" fill="{colour}">{name}</text>')
-    for number, _ in first_line:
-        across = axes.at(number, 10**axes.low)[0]
-        drawn.append(f'<text x="{across}" y="{_HEIGHT - 20}" text-anchor="middle">{number:,}</text>')
-    for value, text in axes.marks():
-        up = axes.at(10**axes.left, value)[1]
+    for value, _ in first_line:
+        across = axes.at(value, 10**axes.low)[0]
+        drawn.append(f'<text x="{across}" y="{_HEIGHT - 20}" text-anchor="middle">{value:,}</text>')
+    for mark, text in axes.marks():
+        up = axes.at(10**axes.left, mark)[1]
         drawn.append(f'<text x="{_LEFT - 8}" y="{up}" text-anchor="end">{text}</text>')
     return "".join(drawn)
 

@@ -112,9 +112,7 @@ def picture(result: Result) -> str:
     drawn = []
     for title, own, value in panels:
         sides = {"ours": own, "faiss": "faiss"}
-        lines = {
-            name: [(row["vectors"], value(row, side)) for row in result["sizes"]] for name, side in sides.items()
-        }
+        lines = {name: [(row["vectors"], value(row, side)) for row in result["sizes"]] for name, side in sides.items()}
         drawn.append(Panel(title, lines, proportional=True))
     return chart("Time and memory by number of vectors", drawn)
 
