@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 240, 70, 40
 _COLOURS = ("#2a6fb0", "#b05a2a")
+_LETTER, _GAP = 7, 16  # about the width of a letter, and what is left between two names
 
 Line: TypeAlias = Sequence[tuple[float, float]]
 
@@ -19,7 +20,7 @@ class Panel(NamedTuple):
         title: what stands above it.
         lines: by name, the points of at most two lines, which have the same places across.
         proportional: a dashed line from the first point that grows as the number does, and a logarithmic axis upwards;
-            otherwise that axis is a share from 0 to 1, and reads in percent.
+            otherwise that axis goes from 0 to 1.
     """
 
     title: str
@@ -59,7 +60,7 @@ class _Axes(NamedTuple):
     def marks(self) -> list[tuple[float, str]]:
         """Values of the axis upwards, and how they read."""
         if not self.proportional:
-            return [(share / 100, f"{share} %") for share in range(0, 101, 25)]
+            return [(share / 4, f"{share / 4:g}") for share in range(5)]
         powers = range(math.ceil(self.low), math.floor(self.high) + 1)
         return [(10.0**power, f"{10.0**power:g}") for power in powers]
 
@@ -88,7 +89,8 @@ def _drawn(panel: Panel) -> str:
     for number, ((name, line), colour) in enumerate(zip(panel.lines.items(), _COLOURS, strict=False)):
         drawn.append(_polyline(line, axes, colour))
         drawn += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in (axes.at(*point) for point in line)]
-        drawn.append(f'<text x="{_LEFT + 200 + 80 * number}" y="16" fill="{colour}">{name}</text>')
+        end = _WIDTH - 10 - sum(_LETTER * len(later) + _GAP for later in list(panel.lines)[number + 1 :])
+        drawn.append(f'<text x="{end}" y="16" text-anchor="end" fill="{colour}">{name}</text>')
     for value, _ in first_line:
         across = axes.at(value, 10**axes.low)[0]
         drawn.append(f'<text x="{across}" y="{_HEIGHT - 20}" text-anchor="middle">{value:,}</text>')

@@ -160,7 +160,7 @@ def test_numbers_of_training_queries_make_a_curve_in_one_table(tmp_path: Path) -
     curve, others = written.split("Trained on 512 queries")
     assert "](pictures/training-queries.svg)" in curve
     (svg,) = ablation_pictures(rows, tmp_path).values()
-    assert [text for text in (">512<", ">2,048<", ">16,384<", ">cosine<", ">75 %<") if text not in svg] == []
+    assert [text for text in (">512<", ">2,048<", ">16,384<", ">cosine<", ">0.75<") if text not in svg] == []
     shown = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in curve.splitlines() if "`" in line]
     assert shown == [
         ["`queries-512`", "512 queries"],
