@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 240, 70, 40
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _RIGHT = 420, 240, 70, 40, 35
 _COLOURS = ("#2a6fb0", "#b05a2a")
 _LETTER, _GAP = 7, 16  # about the width of a letter, and what is left between two names
 
@@ -53,7 +53,7 @@ class _Axes(NamedTuple):
         across = (math.log10(x) - self.left) / (self.right - self.left)
         up = ((math.log10(y) if self.proportional else y) - self.low) / (self.high - self.low)
         return (
-            f"{_LEFT + across * (_WIDTH - _LEFT - 10):.1f}",
+            f"{_LEFT + across * (_WIDTH - _LEFT - _RIGHT):.1f}",
             f"{_HEIGHT - _BOTTOM - up * (_HEIGHT - _BOTTOM - 30):.1f}",
         )
 
