@@ -28,6 +28,7 @@ from safe_retrieval.backbone.eight_bit import (
     quantise_output_layer,
 )
 from safe_retrieval.backbone.key_values import KeyValues
+from safe_retrieval.backbone.memory import release_unused
 from safe_retrieval.backbone.packed_linear import pack_linear_layers
 from safe_retrieval.backbone.template import PromptTemplate
 from safe_retrieval.backbone.tokenizer import TextTokenizer
@@ -171,6 +172,7 @@ class LanguageModel:
         if eight_bit:
             _require_eight_bit(place)
         number = torch.float32 if eight_bit else native_dtype(place) if dtype == "auto" else dtype
+        release_unused()  # a model that was loaded before and dropped
         try:
             model, loading = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=number, trust_remote_code=False, use_safetensors=True, output_loading_info=True
@@ -189,6 +191,7 @@ class LanguageModel:
             quantise_output_layer(model)
         elif packed:
             pack_linear_layers(model)
+        release_unused()  # weights as they were before they were laid out
         return cls(model, TextTokenizer.load(folder), name=name, fingerprint=fingerprint)
 
     def in_template(self, *, chat: bool) -> LanguageModel:
