@@ -18,7 +18,7 @@ class Panel(NamedTuple):
 
     Attributes:
         title: what stands above it.
-        lines: by name, the points of at most two lines, which have the same places across.
+        lines: by name, the points of two lines, which have the same places across.
         proportional: a dashed line from the first point that grows as the number does, and a logarithmic axis upwards;
             otherwise that axis goes from 0 to 1.
     """
@@ -67,11 +67,11 @@ class _Axes(NamedTuple):
 
 def _axes(panel: Panel) -> _Axes:
     points = [point for line in panel.lines.values() for point in line]
-    left, right = _whole_powers([x for x, _ in points])
     if not panel.proportional:
         numbers = [math.log10(x) for x, _ in points]
         return _Axes(min(numbers), max(numbers), 0.0, 1.0, panel.proportional)
-    return _Axes(left, right, *_whole_powers([y for _, y in points]), panel.proportional)
+    across, up = (_whole_powers([point[axis] for point in points]) for axis in (0, 1))
+    return _Axes(*across, *up, panel.proportional)
 
 
 def _whole_powers(values: Sequence[float]) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def _drawn(panel: Panel) -> str:
     if panel.proportional:
         (x, y), last = first_line[0], first_line[-1][0]
         drawn.append(_polyline([(x, y), (last, y * last / x)], axes, "#999999", ' stroke-dasharray="4 4"'))
-    for number, ((name, line), colour) in enumerate(zip(panel.lines.items(), _COLOURS, strict=False)):
+    for number, ((name, line), colour) in enumerate(zip(panel.lines.items(), _COLOURS, strict=True)):
         drawn.append(_polyline(line, axes, colour))
         drawn += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in (axes.at(*point) for point in line)]
         end = _WIDTH - 10 - sum(_LETTER * len(later) + _GAP for later in list(panel.lines)[number + 1 :])
