@@ -28,12 +28,12 @@ audit: $(VENV)/.core
 	@$(BIN)/safe-retrieval audit --backbone "$(BACKBONE)" $(ARGS)
 
 # Most tests share the cores, one process and one thread each. Those on real models come after, since each of them takes
-# all cores and gigabytes of memory. Both parts run whatever becomes of the first. A choice in ARGS may leave nothing to
-# one of them (exit status 5), but not to both.
+# all cores and gigabytes of memory (in two processes they took 24 GB, and hardly less time). Both parts run whatever
+# becomes of the first. A choice in ARGS may leave nothing to one of them (exit status 5), but not to both.
 test: $(VENV)/.dev
 	@rest=0; real=0; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --part rest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS) || rest=$$?; \
-	$(BIN)/python -m pytest --part real $(ARGS) || real=$$?; \
+	$(BIN)/python -m pytest --part real --durations 12 $(ARGS) || real=$$?; \
 	[[ "$$rest $$real" =~ ^(0 0|0 5|5 0)$$ ]]
 
 check: $(VENV)/.dev

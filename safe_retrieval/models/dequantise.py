@@ -11,10 +11,14 @@ a model that silently lacks one (scaled rotary frequencies, say) computes someth
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from safe_retrieval.errors import ModelError
 from safe_retrieval.models.progress import Reporter, Update
@@ -28,6 +32,11 @@ _NOT_OURS = ("quantization_config", "_name_or_path", "_model_name_or_path", "is_
 
 _CHUNK = 1 << 22
 """Weights that are unpacked at once: 16 MiB in float32."""
+
+_ROW = 1 << 15
+"""Weights of a row as the library is given them; sixteen of these are 2 MiB in float32."""
+
+_READING = threading.Lock()
 
 
 class _Tensor(NamedTuple):
@@ -63,8 +72,9 @@ def dequantise(gguf: Path, target: Path, report: Reporter) -> None:
                 "use the model's safetensors, by its hub id or from a folder"
             )
         _require_layers(reader, architecture)
-        config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        with _read_once(gguf, reader):
+            config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
         tensors, class_name = _plan(gguf.name, reader, architecture, config)
     config.save_pretrained(target)
     tokenizer.save_pretrained(target)
@@ -98,6 +108,16 @@ def _reader(path: Path) -> Any:
     from gguf import GGUFReader
 
     class Bounded(GGUFReader):  # type: ignore[misc]
+        @property
+        def data(self) -> NDArray[np.uint8]:
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped: NDArray[np.uint8]) -> None:
+            # Mapped all the same; but every piece of a memmap is one, which takes ten times as long to make, and a
+            # header is read in a million pieces.
+            self._bytes = np.asarray(mapped)
+
         def _get(self, offset: int, dtype: Any, count: int = 1, *others: Any, **named: Any) -> Any:
             found = super()._get(offset, dtype, count, *others, **named)
             if len(found) < int(count):
@@ -108,6 +128,23 @@ def _reader(path: Path) -> Any:
             return found
 
     return Bounded(path)
+
+
+@contextmanager
+def _read_once(path: Path, reader: Any) -> Iterator[None]:
+    """Hand the header as it was read to ``transformers``, which reads it twice more for configuration and tokenizer.
+
+    Should it come by its reader in another way some day, it reads the header itself again and finds the same.
+    """
+    import gguf
+
+    own = gguf.GGUFReader
+    with _READING:  # the class is replaced for the whole process
+        gguf.GGUFReader = lambda file, *rest: reader if Path(file) == path else own(file, *rest)
+        try:
+            yield
+        finally:
+            gguf.GGUFReader = own
 
 
 def _require_layers(reader: Any, architecture: str) -> None:
@@ -174,16 +211,35 @@ def _write(output: IO[bytes], tensors: list[_Tensor], update: Update) -> None:
 def _unpacked(tensor: _Tensor) -> Iterator[bytes]:
     """The tensor's values in bfloat16, little-endian, in row order."""
     import torch
-    from gguf import dequantize
 
     data = tensor.stored.data  # (rows, bytes of a row), or (n,) float32
     rows = len(data) if tensor.heads is not None else max(1, _CHUNK // tensor.shape[-1])
     for start in range(0, len(data), rows):
-        values = dequantize(data[start : start + rows], tensor.stored.tensor_type)
+        values = _values(data[start : start + rows], tensor.stored.tensor_type)
         if tensor.heads is not None:
-            halves = values.reshape(tensor.heads, -1, 2, *values.shape[1:])
-            values = halves.swapaxes(1, 2).reshape(values.shape)
-        yield torch.from_numpy(values.copy()).to(torch.bfloat16).view(torch.uint8).numpy().tobytes()
+            halves = values.reshape(tensor.heads, -1, 2, *tensor.shape[1:])
+            values = halves.swapaxes(1, 2)
+        whole = np.require(values, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+        yield torch.from_numpy(whole).to(torch.bfloat16).view(torch.uint8).numpy().tobytes()
+
+
+def _values(data: NDArray[Any], kind: Any) -> NDArray[np.float32]:
+    """The (n,) values of some rows.
+
+    The library unpacks sixteen rows at a time, whatever their length. Blocks do not know of rows, so it is given rows
+    of a length at which that is three times as fast.
+    """
+    from gguf import GGML_QUANT_SIZES, dequantize
+
+    in_block, block_bytes = GGML_QUANT_SIZES[kind]
+    if in_block == 1:
+        unpacked: NDArray[np.float32] = dequantize(data, kind).ravel()
+        return unpacked
+    blocks = data.reshape(-1, block_bytes)
+    together = max(1, _ROW // in_block)
+    even = len(blocks) // together * together
+    parts = [blocks[:even].reshape(-1, together * block_bytes), blocks[even:].reshape(1, -1)]
+    return np.concatenate([dequantize(part, kind).ravel() for part in parts if part.size])
 
 
 def _rewrite(path: Path, **changes: Any) -> None:

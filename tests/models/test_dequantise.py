@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from safe_retrieval.errors import DiskFullError, ModelError
-from safe_retrieval.models.dequantise import dequantise
+from safe_retrieval.models.dequantise import _values, dequantise
 from safe_retrieval.models.digest import sha256_of
 from safe_retrieval.models.fetch import resolve
 from safe_retrieval.models.progress import Reporter
@@ -134,6 +134,32 @@ def test_the_folder_loads_without_the_file_and_holds_its_values(tmp_path: Path, 
     tokenizer = AutoTokenizer.from_pretrained(target)
     assert tokenizer.decode(tokenizer("<|im_start|>ab c<|im_end|>").input_ids) == "<|im_start|>ab c<|im_end|>"
     assert tokenizer.apply_chat_template([{"content": "x"}], tokenize=False) == "<|im_start|>x<|im_end|>"
+
+
+def test_the_header_is_read_once(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a million small pieces, so each reading takes as long as unpacking some hundred million weights."""
+    import gguf
+
+    _write(tmp_path / "tiny.gguf", tied=True)
+    readings: list[Path] = []
+    read = gguf.GGUFReader.__init__
+    monkeypatch.setattr(
+        gguf.GGUFReader, "__init__", lambda self, path, *rest: readings.append(Path(path)) or read(self, path, *rest)
+    )
+    before = gguf.GGUFReader
+    dequantise(tmp_path / "tiny.gguf", target, SILENT)
+    assert readings == [tmp_path / "tiny.gguf"]
+    assert gguf.GGUFReader is before
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_0", "Q4_0", "F16"])
+@pytest.mark.parametrize("rows", [1, 5, 700], ids="{} rows".format)
+def test_however_many_blocks_are_unpacked_together(kind: str, rows: int) -> None:
+    from gguf import GGMLQuantizationType, dequantize, quantize
+
+    number = GGMLQuantizationType[kind]
+    stored = quantize(np.random.default_rng(5).standard_normal((rows, 896)).astype(np.float32), number)
+    assert np.array_equal(_values(stored, number), dequantize(stored, number).ravel())
 
 
 def test_nothing_of_the_file_or_the_machine_is_left_in_the_configuration(tmp_path: Path, target: Path) -> None:

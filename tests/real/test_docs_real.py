@@ -5,11 +5,13 @@ What the documents tell to install is resolved, and not installed once more over
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ pytestmark = pytest.mark.real
 
 TESTED = [document for document in text_files() if any(block.tested for block in document.blocks())]
 
+# Each Python block as a script of its own, with nothing left of those before but the libraries they loaded: these take
+# longer to load than most examples to run.
+RUN_EACH = """
+import json, sys
+for where, code in json.load(sys.stdin):
+    print(where, file=sys.stderr)
+    exec(compile(code, where, "exec"), {"__name__": "__main__"})
+"""
+
 
 @pytest.mark.parametrize("document", TESTED, ids=lambda document: document.name)
 def test_marked_examples_run(document: TextFile, tmp_path: Path) -> None:
@@ -28,14 +39,17 @@ def test_marked_examples_run(document: TextFile, tmp_path: Path) -> None:
     if shutil.which("safe-retrieval", path=str(here)) is None:
         pytest.skip("the package is on the path but not installed, so there is no safe-retrieval program to type")
     environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
-    for block in document.blocks():
-        if not block.tested:
-            continue
-        command = [sys.executable, "-"] if block.language == "python" else ["bash", "-euo", "pipefail", "-s"]
+    tested = [block for block in document.blocks() if block.tested]
+    for language, blocks in groupby(tested, key=lambda block: block.language):
+        examples = [(f"{document.name}:{block.line}", block.code) for block in blocks]
+        if language == "python":
+            command, text = [sys.executable, "-c", RUN_EACH], json.dumps(examples)
+        else:
+            command, text = ["bash", "-euo", "pipefail", "-s"], "\n".join(code for _, code in examples)
         done = subprocess.run(
-            command, input=block.code, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            command, input=text, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, f"{document.name}:{block.line}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{examples[0][0]}\n{done.stdout}\n{done.stderr}"
 
 
 def test_what_is_to_be_installed_can_be() -> None:

@@ -23,6 +23,7 @@ from safe_retrieval.encoder.persistence import load_adapter
 from safe_retrieval.encoder.response import ResponseEncoder
 from safe_retrieval.encoder.shipped import shipped_adapter, shipped_adapters, shipped_name
 from safe_retrieval.models.fetch import resolve
+from tests.support.one_backbone import one_backbone  # noqa: F401  # a fixture that applies by being here
 from tests.support.processors import needs_vnni
 
 pytestmark = pytest.mark.real
