@@ -1,4 +1,4 @@
-"""Examples that the documents mark as tested are run as they stand there, one after the other in one folder.
+"""Examples that the documents mark as tested are run as they stand there, those of one document in one folder.
 
 What the documents tell to install is resolved, and not installed once more over what is under test.
 """
@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 
@@ -21,7 +23,8 @@ from tests.support.package_source import REPOSITORY
 
 pytestmark = pytest.mark.real
 
-TESTED = [document for document in text_files() if any(block.tested for block in document.blocks())]
+# From the end of the alphabet, where the longest one happens to be: then both processes are done at about one time.
+TESTED = [document for document in reversed(text_files()) if any(block.tested for block in document.blocks())]
 
 # Each Python block as a script of its own, with nothing left of those before but the libraries they loaded: these take
 # longer to load than most examples to run.
@@ -33,12 +36,22 @@ for where, code in json.load(sys.stdin):
 """
 
 
-@pytest.mark.parametrize("document", TESTED, ids=lambda document: document.name)
-def test_marked_examples_run(document: TextFile, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
+    """The chosen documents' examples, two documents at a time: half of their time is one thread that starts Python."""
+    asked = {item.name for item in request.session.items}
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            document.name: pool.submit(run_examples, document, tmp_path_factory.mktemp("examples"))
+            for document in TESTED
+            if f"{test_marked_examples_run.__name__}[{document.name}]" in asked
+        }
+
+
+def run_examples(document: TextFile, folder: Path) -> None:
     here = Path(sys.executable).parent  # so that `safe-retrieval` and `python` are those under test
-    if shutil.which("safe-retrieval", path=str(here)) is None:
-        pytest.skip("the package is on the path but not installed, so there is no safe-retrieval program to type")
-    environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    own = {"PATH": f"{here}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": str(threads)}
     tested = [block for block in document.blocks() if block.tested]
     for language, blocks in groupby(tested, key=lambda block: block.language):
         examples = [(f"{document.name}:{block.line}", block.code) for block in blocks]
@@ -47,9 +60,16 @@ def test_marked_examples_run(document: TextFile, tmp_path: Path) -> None:
         else:
             command, text = ["bash", "-euo", "pipefail", "-s"], "\n".join(code for _, code in examples)
         done = subprocess.run(
-            command, input=text, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            command, input=text, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{examples[0][0]}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("document", TESTED, ids=lambda document: document.name)
+def test_marked_examples_run(document: TextFile, runs: dict[str, Future[None]]) -> None:
+    if shutil.which("safe-retrieval", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("the package is on the path but not installed, so there is no safe-retrieval program to type")
+    runs[document.name].result()
 
 
 def test_what_is_to_be_installed_can_be() -> None:
