@@ -15,7 +15,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,8 +48,7 @@ CREATE TABLE documents (
 {WORDS_SCHEMA}"""
 # Documents in one transaction. The bytes of a file depend on it, so those who append more at once get the same bytes.
 _AT_ONCE = 512
-_COLUMNS = "id, title, text, metadata, position"
-_POSITION = itemgetter(4)
+_COLUMNS = "id, title, text, metadata"
 # How much of the file is mapped at most: a hundred documents read page by page take a third longer.
 _MAPPED_BYTES = 1 << 31
 # SQLite's default bound on parameters was 999 until 3.32.
@@ -212,10 +210,9 @@ class DocumentStore:
             IndexFormatError: there is no document at one of them, or one is damaged.
         """
         wanted = sorted(set(positions))
-        # SQLite looks the numbers of a list up in rising order, but does not promise to.
-        rows = sorted(self._select(_COLUMNS, "position", wanted), key=_POSITION)
+        rows = list(self._select(_COLUMNS, "position", wanted))  # each part by rising position
         if len(rows) != len(wanted):
-            self._refuse_missing(wanted, set(map(_POSITION, rows)))
+            self._refuse_missing(wanted, dict(self._select("position, id", "position", wanted)))
         return self._documents(rows)
 
     def matching(self, condition: Condition) -> NDArray[np.bool_]:
@@ -289,7 +286,8 @@ class DocumentStore:
             part = values[start : start + _PARAMETERS]
             marks = ", ".join("?" * len(part))
             # Only column names of this module and question marks are put into the statement; values are bound.
-            yield from self._query(f"SELECT {columns} FROM documents WHERE {key} IN ({marks})", part)  # noqa: S608 (above)
+            # The order costs nothing: it is that in which SQLite looks up the values of a list.
+            yield from self._query(f"SELECT {columns} FROM documents WHERE {key} IN ({marks}) ORDER BY {key}", part)  # noqa: S608 (above)
 
     def _query(
         self,
@@ -315,7 +313,7 @@ class DocumentStore:
         """Documents of rows of all columns; several at once, since a search fetches hundreds."""
         if not rows:
             return []
-        ids, titles, texts, metadata, _ = zip(*rows, strict=True)
+        ids, titles, texts, metadata = zip(*rows, strict=True)
         try:
             parsed = json.loads(f"[{','.join(metadata)}]")  # one call of the parser takes half the time of many
         except ValueError:

@@ -6,7 +6,8 @@ vectors alone, so it does not matter which pairs are computed together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ from safe_retrieval.types import FloatMatrix, FloatVector
 # Pairs in one product. In float64, and of 384 numbers, they are 400 kB: larger arrays leave the processor's cache, and
 # the system hands out their memory page by page.
 _PAIRS = 128
+# Candidates a query from which each query is multiplied by itself, which spares a copy of it for each pair.
+_MANY = 32
 # Candidates of a single query that are scored without a table: one of a single row takes twice as many steps.
 _ALONE = 1_024
 
@@ -60,13 +63,24 @@ def _scores(queries: FloatMatrix, rows: NDArray[np.int64], columns: NDArray[np.i
     """(p,) float32 inner products of queries and candidates, summed in float64 and rounded once."""
     scores = np.empty(len(rows), dtype=np.float32)
     double = queries.astype(np.float64)
-    for start in range(0, len(rows), _PAIRS):
-        part = slice(start, start + _PAIRS)
+    for part in _parts(rows, len(queries)):
         products = fetch(rows[part], columns[part]).astype(np.float64)
-        products *= double if len(double) == 1 else double[rows[part]]
+        first, last = rows[part.start], rows[part.stop - 1]
+        products *= double[first] if first == last else double[rows[part]]
         # Product and row sum, not a matrix product: BLAS adds up differently at the edge of a block.
         scores[part] = products.sum(axis=1)
     return scores
+
+
+def _parts(rows: NDArray[np.int64], count: int) -> Iterator[slice]:
+    """Pairs to be multiplied at once, given the (p,) rising numbers of their queries: of one query each, where it has
+    many."""
+    ends = [0, len(rows)]
+    if len(rows) >= _MANY * count:
+        ends = [0, *np.searchsorted(rows, np.arange(count), side="right").tolist()]
+    for start, stop in pairwise(ends):
+        for first in range(start, stop, _PAIRS):
+            yield slice(first, min(first + _PAIRS, stop))
 
 
 def near_the_best(scores: FloatMatrix, count: int, margin: float) -> NDArray[np.bool_]:

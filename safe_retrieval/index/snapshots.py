@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +38,9 @@ class Found(NamedTuple):
 
     document: Document
     score: float
+
+
+_new_found = partial(tuple.__new__, Found)
 
 
 class Located(NamedTuple):
@@ -199,15 +204,15 @@ class Snapshot:
         """Rankings with documents in place of positions, each of which is read once."""
         if not rankings:
             return []
-        wanted = np.unique(np.concatenate([ranking.positions for ranking in rankings]))
-        documents: dict[int, Document] = {}
-        for number, places, local in self.located(wanted):
-            there = self.segments[number].documents.at(local.tolist())
-            documents.update(zip(wanted[places].tolist(), there, strict=True))
-        return [
-            list(map(Found, map(documents.__getitem__, ranking.positions.tolist()), ranking.scores.tolist()))
-            for ranking in rankings
-        ]
+        positions = np.concatenate([ranking.positions for ranking in rankings])
+        wanted, which = np.unique(positions, return_inverse=True)
+        documents: list[Document] = []  # segments stand in the order of their positions
+        for number, _, local in self.located(wanted):
+            documents += self.segments[number].documents.at(local.tolist())
+        scores = np.concatenate([ranking.scores for ranking in rankings])
+        # As NamedTuple makes them, without a call of Python for each.
+        found = map(_new_found, zip(map(documents.__getitem__, which.tolist()), scores.tolist(), strict=True))
+        return [list(islice(found, len(ranking.positions))) for ranking in rankings]
 
     def ids_at(self, positions: NDArray[np.int64]) -> list[str]:
         """The ids at (n,) positions, in the order asked."""
