@@ -105,7 +105,7 @@ def _damage_named(file: str) -> Iterator[None]:
 
 def _reader(path: Path) -> Any:
     """A reader that stops where the file ends; left alone, it goes on through a damaged length for ever."""
-    from gguf import GGUFReader
+    from gguf.gguf_reader import GGUFReader  # where it is defined: `_read_once` replaces the package's own name for it
 
     class Bounded(GGUFReader):  # type: ignore[misc]
         @property
@@ -138,8 +138,8 @@ def _read_once(path: Path, reader: Any) -> Iterator[None]:
     """
     import gguf
 
-    own = gguf.GGUFReader
     with _READING:  # the class is replaced for the whole process
+        own = gguf.GGUFReader
         gguf.GGUFReader = lambda file, *rest: reader if Path(file) == path else own(file, *rest)
         try:
             yield

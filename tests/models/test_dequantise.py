@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,33 @@ def test_the_header_is_read_once(tmp_path: Path, target: Path, monkeypatch: pyte
     dequantise(tmp_path / "tiny.gguf", target, SILENT)
     assert readings == [tmp_path / "tiny.gguf"]
     assert gguf.GGUFReader is before
+
+
+def test_models_may_be_unpacked_at_the_same_time(tmp_path: Path) -> None:
+    import gguf
+
+    before = gguf.GGUFReader
+    names = ("qwen2", "llama", "qwen3")
+    for name in names:
+        _write(tmp_path / f"{name}.gguf", tied=True, architecture=name)
+        (tmp_path / name).mkdir()
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: dequantise(tmp_path / f"{name}.gguf", tmp_path / name, SILENT), names))
+    kinds = [json.loads((tmp_path / name / "config.json").read_text())["model_type"] for name in names]
+    assert tuple(kinds) == names
+    assert gguf.GGUFReader is before
+
+
+def test_blocks_that_the_library_cannot_unpack_are_named(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(data: object, kind: object) -> None:
+        raise NotImplementedError(f"{kind} of {type(data)}")
+
+    _write(tmp_path / "tiny.gguf", tied=True)
+    monkeypatch.setattr("gguf.dequantize", unknown)
+    with pytest.raises(ModelError, match="quantised in a way that cannot be unpacked"):
+        dequantise(tmp_path / "tiny.gguf", target, SILENT)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q5_0", "Q4_0", "F16"])

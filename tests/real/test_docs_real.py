@@ -39,6 +39,8 @@ for where, code in json.load(sys.stdin):
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
     """The chosen documents' examples, two documents at a time: half of their time is one thread that starts Python."""
+    if shutil.which("safe-retrieval", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("the package is on the path but not installed, so there is no safe-retrieval program to type")
     asked = {item.name for item in request.session.items}
     with ThreadPoolExecutor(2) as pool:
         yield {
@@ -67,8 +69,6 @@ def run_examples(document: TextFile, folder: Path) -> None:
 
 @pytest.mark.parametrize("document", TESTED, ids=lambda document: document.name)
 def test_marked_examples_run(document: TextFile, runs: dict[str, Future[None]]) -> None:
-    if shutil.which("safe-retrieval", path=str(Path(sys.executable).parent)) is None:
-        pytest.skip("the package is on the path but not installed, so there is no safe-retrieval program to type")
     runs[document.name].result()
 
 
