@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from benchmarks.charts import Panel, chart
@@ -19,6 +20,7 @@ from safe_retrieval.bench.arms import BASELINE
 from safe_retrieval.bench.results import Result
 
 _MOVED = ("harm@5", "benign_recall@5")
+_PROMPT_WIDTH = 40
 _CURVE = "by number of training queries"
 NO_ROW = "*No row is recorded yet: `safe-retrieval bench ablate NAME --data DIR` trains and measures one.*"
 
@@ -151,5 +153,11 @@ def _settings(changes: Mapping[str, Any]) -> str:
     parts = []
     for name, value in changes.items():
         nested = value if isinstance(value, Mapping) else {name: value}
-        parts += [f"{key} {str(each)[:40]}" for key, each in nested.items()]
-    return ", ".join(parts).replace("_", " ") or "nothing"
+        parts += [f"{key.replace('_', ' ')} {_shown(each)}" for key, each in nested.items()]
+    return ", ".join(parts) or "nothing"
+
+
+def _shown(value: Any) -> str:
+    """A setting in a cell: a system prompt in quotation marks and cut, anything else as it is."""
+    text = str(value)
+    return f'"{shorten(text, _PROMPT_WIDTH, placeholder=" ...")}"' if " " in text else text

@@ -236,7 +236,11 @@ def add(
     corpus: CorpusPath,
     *,
     replace: Annotated[
-        bool, typer.Option("--replace/--no-replace", help="Replace documents that have the same id, or refuse them.")
+        bool,
+        typer.Option(
+            "--replace/--no-replace",
+            help="Replace documents of the same id, pieces included, or refuse them.",
+        ),
     ] = False,
     id_field: IdField = None,
     title_field: TitleField = "title",
@@ -258,6 +262,7 @@ def add(
     from safe_retrieval.encoder.document_encoders import load_document_encoder
     from safe_retrieval.index.folder import load_index
     from safe_retrieval.index.rejects import each_once
+    from safe_retrieval.index.versions import Versions
 
     options = CorpusOptions(
         corpus=corpus,
@@ -277,15 +282,18 @@ def add(
         encoder = load_document_encoder(index.manifest.encoder.name, offline=offline)
         index.check_encoder(encoder)
         remaining = options.pieces(documents, encoder)
+        versions = Versions(index)
         added = replaced = 0
         while chunk := list(islice(remaining, _CHUNK)):
             vectors = encoder.encode_documents([document.content for document in chunk], batch_size=batch_size)
             if replace:
-                replaced += index.upsert(chunk, vectors)
+                replaced += index.upsert(chunk, vectors, without=versions.outdated_by(chunk))
             else:
                 index.add(chunk, vectors)
             added += len(chunk)
-        remark(f"{added:,} documents added, {replaced:,} of them in the place of others; {len(index):,} in all")
+        if replace:
+            replaced += index.delete(versions.outdated_at_last())
+        remark(f"{added:,} documents added in the place of {replaced:,}; {len(index):,} in all")
 
 
 @app.command()

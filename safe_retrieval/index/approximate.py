@@ -78,9 +78,9 @@ class ApproximateIndex(VectorIndex):
             path: the FAISS file.
             factory: what it holds.
             ids: the ids of its vectors, by position.
-            originals: the file of vectors as they were given, for kinds that keep codes; always memory-mapped.
+            originals: the file of vectors as they were given, for kinds that keep codes.
             settings: how much a search looks at; ``None`` takes those of an index that nobody tuned.
-            memory_map: leave what FAISS keeps in the file too.
+            memory_map: leave vectors and what FAISS keeps in their files.
 
         Raises:
             IndexFormatError: a file is missing or damaged, of another kind, or does not hold one vector an id.
@@ -94,7 +94,9 @@ class ApproximateIndex(VectorIndex):
         VectorIndex.__init__(index, loaded.d, ids=ids)
         index._index = loaded
         index._factory = factory
-        index._originals = None if originals is None else _read_originals(originals, loaded.ntotal, loaded.d)
+        index._originals = (
+            None if originals is None else _read_originals(originals, loaded.ntotal, loaded.d, memory_map=memory_map)
+        )
         index.settings = settings or usual_settings(factory)
         index._flat = _graphs_vectors(loaded, ids) if factory.codes == "HNSW" else None
         index._mapping = threading.Lock()
@@ -265,10 +267,10 @@ def _graphs_vectors(graph: Any, ids: IdTable) -> FaissIndex:
     return FaissIndex.over(faiss.downcast_index(graph.storage), ids)
 
 
-def _read_originals(path: Path, count: int, dimension: int) -> FloatMatrix:
-    """Vectors from a file, paged in as they are asked for."""
+def _read_originals(path: Path, count: int, dimension: int, *, memory_map: bool) -> FloatMatrix:
+    """Vectors from a file, paged in as they are asked for or held."""
     try:
-        vectors: FloatMatrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        vectors: FloatMatrix = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise IndexFormatError(f"{path} cannot be read: {error}; restore it, or build the index again") from error
     if vectors.shape != (count, dimension) or vectors.dtype != np.float32:

@@ -49,8 +49,6 @@ DOCUMENTS_NAME = "documents.sqlite"
 """Of the documents of an unfinished build."""
 
 _MEND = "run the same build again, it goes on where it stopped"
-# Two encodings of one text by one encoder, in different batches and on different machines, agree far better than this.
-_SAME_VECTOR = 0.999
 
 
 @runtime_checkable
@@ -159,7 +157,6 @@ class _Build:
         self._shards = ShardStore(self._folder / "shards")
         self._keys: list[str] = []
         self._reused = 0
-        self._same_encoder: bool | None = None  # not known before the first shard that could be taken over
         documents_path = self._folder / DOCUMENTS_NAME
         documents_path.unlink(missing_ok=True)  # written anew by each run: reading the corpus is the cheap part
         (self._folder / PLAN_NAME).unlink(missing_ok=True)  # a build in shards began here, of other documents
@@ -173,23 +170,12 @@ class _Build:
         contents = [document.content for document in chunk]
         number, key = len(self._keys), shard_key(self._encoder, contents)
         self._keys.append(key)
-        if self._take_over(number, key, contents):
+        if self._shards.is_done(number, key, self._encoder, contents[0]):
             self._reused += 1
             return
         vectors = self._shard_encoder.encode(contents, start=start)
         with writing(self._out, mend=_MEND):
             self._shards.save(number, key, vectors)
-
-    def _take_over(self, number: int, key: str, contents: list[str]) -> bool:
-        kept = self._shards.load(number, key)
-        if kept is None or len(kept) != len(contents):
-            return False
-        if self._same_encoder is None:
-            # Equal names and spaces do not make equal weights (a local model may have been trained on meanwhile), so
-            # one text is encoded again before anything is taken over.
-            again = self._encoder.encode_documents(contents[:1], progress=False)
-            self._same_encoder = bool(np.vdot(again[0], kept[0]) > _SAME_VECTOR)
-        return self._same_encoder
 
     def finish(self, started: float, *, progress: bool | None) -> IndexManifest:
         """Write the index's files and make them the index."""
@@ -272,7 +258,8 @@ def publish_build(
         segment = SegmentRecord(
             count=count,
             vectors=place(files.vectors, out),
-            documents=place(folder / DOCUMENTS_NAME, out),
+            # Of all files the one that a merge could not make again, if it were stopped from here on.
+            documents=place(folder / DOCUMENTS_NAME, out, keep=True),
             factory=factory.name,
             originals=None if files.originals is None else place(files.originals, out),
         )

@@ -7,7 +7,7 @@ its last: nothing is rewritten, so a piece can be found in the document again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from safe_retrieval.encoder.texts import readable
@@ -78,6 +78,16 @@ def chunked(
                 document.title,
                 {**document.metadata, DOCUMENT_FIELD: document.id, CHUNK_FIELD: number},
             )
+
+
+def is_piece(identifier: str, metadata: Mapping[str, Any], document: str) -> bool:
+    """Whether a document of that id and metadata is a piece of another one, as :func:`chunked` names it."""
+    return metadata.get(DOCUMENT_FIELD) == document and identifier == f"{document}#{metadata.get(CHUNK_FIELD)}"
+
+
+def piece_bounds(document: str) -> tuple[str, str]:
+    """The ids of a document's pieces are not less than the first of these, and less than the second."""
+    return f"{document}#", f"{document}{chr(ord('#') + 1)}"
 
 
 def _pieces(units: list[tuple[int, int]], length: int, size: int, overlap: int) -> Iterator[tuple[int, int]]:

@@ -42,7 +42,8 @@ def candidates_of_one(index: Any, query: FloatMatrix, count: int, parameters: An
         count: how many.
         parameters: FAISS's ``SearchParametersIVF``.
     """
-    threads = threads_for(4 * index.d * index.ntotal * parameters.nprobe // index.nlist)
+    worth = threads_for(4 * index.d * index.ntotal * parameters.nprobe // index.nlist)
+    threads = min(worth, parameters.nprobe)  # a share has a cluster at least: FAISS refuses to look at none
     with without_helpers():
         nearness, numbers = index.quantizer.search(query, parameters.nprobe)
     clusters = _Clusters(numbers, nearness, threads, parameters.sel)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from safe_retrieval.errors import IndexFolderError
-from safe_retrieval.index.manifest import check_file, sync_file
+from safe_retrieval.index.manifest import Check, check_file, sync_file
 from safe_retrieval.index.publish import CHANGE_FOLDER, emptied, locked, publish, writing
 from safe_retrieval.index.searchable import SearchableIndex
 
@@ -37,7 +37,7 @@ def copy_index(index: SearchableIndex, path: str | Path) -> None:
                 )
             # Never over a file that is there: an index at that folder may have the same one, and readers.
             copied = Path(shutil.copyfile(source, aside / record.name))
-            check_file(aside, record)
+            check_file(aside, record, Check.FULL)
             sync_file(copied)
             copied.replace(folder / record.name)
         publish(manifest, folder)

@@ -87,10 +87,11 @@ def build_with_ray(
             deletes=deletes,
             resume=resume,
         )
+        missing = missing_shards(out, encoder)
         embed = _Work(f"Indexing with {encoder.name}", _Embedder, (str(out), load_encoder), workers, gpus)
-        del encoder  # this process encodes nothing
+        del encoder  # this process encodes nothing more
         with _running(ray, workers), _quiet(ray):
-            _each(ray, embed, plan, missing_shards(out), show=progress)
+            _each(ray, embed, plan, missing, show=progress)
             train_index(out)
             if parse_factory(plan.factory).lists:  # also where an earlier driver died between training and adding
                 add = _Work(f"Adding to {plan.factory}", _Adder, (str(out),), workers)

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from safe_retrieval.encoder.texts import readable
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
+from safe_retrieval.index.chunking import is_piece, piece_bounds
 from safe_retrieval.index.conditions import Condition
-from safe_retrieval.index.manifest import SegmentRecord, check_file
+from safe_retrieval.index.manifest import Check, SegmentRecord, check_file
 from safe_retrieval.index.metadata import metadata_json
 from safe_retrieval.index.vectors import is_valid_id
 from safe_retrieval.index.words import WORDS_SCHEMA
@@ -143,6 +144,43 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
         raise IndexFormatError(f"{path} cannot be opened: {error}; restore it, or build the index again") from error
 
 
+class _Reader:
+    """A connection to a finished documents file, which one thread uses at a time; the others wait.
+
+    Args:
+        path: the file.
+
+    Raises:
+        IndexFormatError: it is missing or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection = _open_read_only(path)
+        self.close = self._connection.close
+        try:
+            self.query(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+        except IndexFormatError:
+            self.close()
+            raise
+
+    def query(
+        self,
+        statement: str,
+        values: Sequence[Any] = (),
+        fetch: Callable[[sqlite3.Cursor], Any] = sqlite3.Cursor.fetchall,
+    ) -> Any:
+        """What ``fetch`` makes of the rows: a list of tuples as a rule."""
+        try:
+            with self._lock, closing(self._connection.execute(statement, values)) as cursor:
+                return fetch(cursor)
+        except sqlite3.DatabaseError as error:
+            raise IndexFormatError(
+                f"{self._path} cannot be read: {error}; restore it, or build the index again"
+            ) from error
+
+
 class DocumentStore:
     """A finished documents file, opened read-only; may be used from several threads.
 
@@ -159,19 +197,21 @@ class DocumentStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()
         self._matches: OrderedDict[Condition, NDArray[np.uint8]] = OrderedDict()
-        self._connection = _open_read_only(path)
-        weakref.finalize(self, self._connection.close)  # an index under change drops stores that nobody asks any more
+        self._remembering = threading.Lock()
         with ExitStack() as on_failure:
-            on_failure.callback(self.close)
-            self._query(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
+            self._look_ups = on_failure.enter_context(closing(_Reader(path)))
+            # A filter may read all documents, and nobody who looks up some is to wait for it. Opened at once: a writer
+            # may remove the file later.
+            self._filters = on_failure.enter_context(closing(_Reader(path)))
             ((version,),) = self._query("PRAGMA user_version")
             if version not in {1, SCHEMA_VERSION}:
                 raise IndexFormatError(f"{path}: expected documents of version {SCHEMA_VERSION} or 1, got {version}")
             self.full_text = version > 1
             ((self._count,),) = self._query("SELECT COUNT(*) FROM documents")
             on_failure.pop_all()
+        for reader in (self._look_ups, self._filters):  # an index under change drops stores that nobody asks any more
+            weakref.finalize(self, reader.close)
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +226,8 @@ class DocumentStore:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._look_ups.close()
+        self._filters.close()
 
     def ids_at(self, positions: Sequence[int]) -> list[str]:
         """The ids at these positions, in the order asked.
@@ -202,6 +243,16 @@ class DocumentStore:
         """The positions of those ids that are there."""
         valid = [identifier for identifier in dict.fromkeys(ids) if is_valid_id(identifier)]
         return dict(self._select("id, position", "id", valid))
+
+    def positions_of_pieces(self, document: str) -> dict[str, int]:
+        """The positions of the pieces that chunking made of a document, by their ids."""
+        if not is_valid_id(document):
+            return {}
+        rows = self._query(
+            "SELECT id, position, metadata FROM documents WHERE id >= ? AND id < ? ORDER BY position",
+            piece_bounds(document),
+        )
+        return {each: position for each, position, text in rows if is_piece(each, self._parsed(each, text), document)}
 
     def at(self, positions: Sequence[int]) -> list[Document]:
         """The documents at these positions, each once, by rising position.
@@ -225,14 +276,14 @@ class DocumentStore:
         """
         if condition.full_text and not self.full_text:
             raise InputError(f"{self.path} is of a version without full text; compact the index once, and it has it")
-        with self._lock:
+        with self._remembering:
             bits = self._matches.get(condition)
         if bits is None:
             statement = f"SELECT position FROM documents WHERE {condition.sql}"  # noqa: S608 (made by conditions.py, values are bound)
             mask = np.zeros(len(self), dtype=np.bool_)
-            mask[self._query(statement, condition.values, _positions)] = True
+            mask[self._filters.query(statement, condition.values, _positions)] = True
             bits = np.packbits(mask)
-        with self._lock:
+        with self._remembering:
             self._matches[condition] = bits
             self._matches.move_to_end(condition)
             if len(self._matches) > _REMEMBERED:
@@ -289,20 +340,9 @@ class DocumentStore:
             # The order costs nothing: it is that in which SQLite looks up the values of a list.
             yield from self._query(f"SELECT {columns} FROM documents WHERE {key} IN ({marks}) ORDER BY {key}", part)  # noqa: S608 (above)
 
-    def _query(
-        self,
-        statement: str,
-        values: Sequence[Any] = (),
-        fetch: Callable[[sqlite3.Cursor], Any] = sqlite3.Cursor.fetchall,
-    ) -> Any:
-        """What ``fetch`` makes of the rows: a list of tuples as a rule."""
-        try:
-            with self._lock, closing(self._connection.execute(statement, values)) as cursor:
-                return fetch(cursor)
-        except sqlite3.DatabaseError as error:
-            raise IndexFormatError(
-                f"{self.path} cannot be read: {error}; restore it, or build the index again"
-            ) from error
+    def _query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = self._look_ups.query(statement, values)
+        return rows
 
     def _refuse_missing(self, positions: Iterable[int], found: Container[int]) -> None:
         missing = next((position for position in positions if position not in found), None)
@@ -335,7 +375,7 @@ def _positions(cursor: sqlite3.Cursor) -> NDArray[np.int64]:
     return np.fromiter((row[0] for row in cursor), dtype=np.int64)
 
 
-def read_deleted(folder: Path, record: SegmentRecord, *, verify: bool) -> NDArray[np.int64] | None:
+def read_deleted(folder: Path, record: SegmentRecord, check: Check) -> NDArray[np.int64] | None:
     """The positions that are deleted from a segment; ``None`` if none is.
 
     Raises:
@@ -345,7 +385,7 @@ def read_deleted(folder: Path, record: SegmentRecord, *, verify: bool) -> NDArra
         if record.deleted_count:
             raise IndexFormatError(f"{folder}: {record.vectors.name} has deleted documents and no file that names them")
         return None
-    path = check_file(folder, record.deleted, hashes=verify)
+    path = check_file(folder, record.deleted, check)
     try:
         positions: NDArray[np.int64] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -22,6 +22,7 @@ from safe_retrieval.index.builder import encoder_record, library_versions
 from safe_retrieval.index.manifest import (
     MANIFEST_NAME,
     BuildRecord,
+    Check,
     FileRecord,
     IndexManifest,
     check_file,
@@ -48,11 +49,10 @@ def load_index(
 
     Args:
         path: the folder.
-        verify: compare the hash of each file with the manifest before it is read (about a second a gigabyte). Without
-            it only sizes, versions and counts are compared; do that for folders that nobody else can write.
-        memory_map: leave vectors in the file: without ``verify``, a million of them are open in a fraction of a second,
-            and pages are read when a search comes to them. ``False`` reads them into memory at once, for files on a
-            slow or failing network disk.
+        verify: compare a hash of each file with the manifest before it is read. Without it only sizes, versions and
+            counts are compared: for files so large, or on so slow a disk, that reading them once takes too long.
+        memory_map: leave vectors in the file, whose pages are read when a search comes to them. ``False`` reads them
+            into memory at once, for files on a slow or failing network disk; documents stay in theirs.
         read_only: refuse changes through this object.
         lock_seconds: how long a change waits for another process that writes the index.
 
@@ -130,7 +130,7 @@ def _damaged(folder: Path, manifest: IndexManifest, sound: set[FileRecord]) -> d
     for record in manifest.files():
         try:
             if record not in sound:
-                check_file(folder, record)
+                check_file(folder, record, Check.FULL)
                 sound.add(record)
         except IndexFormatError as error:
             damaged[record] = str(error)

@@ -116,6 +116,11 @@ class ForeignIndex:
         return found
 
 
+def _holds_its_lists(index: Any, faiss: Any) -> bool:
+    """Whether the lists are in the index's own file; ``OnDiskInvertedLists`` are in another, which the file names."""
+    return isinstance(faiss.downcast_InvertedLists(index.invlists), faiss.ArrayInvertedLists)
+
+
 def _kind(index: Any) -> Factory | None:
     """The kind of ours that an index is, if there is such."""
     faiss: Any = importlib.import_module("faiss")  # its stubs do not know all of it
@@ -127,7 +132,7 @@ def _kind(index: Any) -> Factory | None:
             return parse_factory(FLAT)
         case "IndexHNSWFlat":
             return parse_factory(f"HNSW{index.hnsw.nb_neighbors(1)}")
-        case "IndexIVFFlat" if index.direct_map.type == faiss.DirectMap.NoMap:
+        case "IndexIVFFlat" if index.direct_map.type == faiss.DirectMap.NoMap and _holds_its_lists(index, faiss):
             return parse_factory(f"IVF{index.nlist},Flat")
         case _:
             return None

@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from safe_retrieval.errors import IndexFolderError, IndexLockedError
@@ -113,13 +114,30 @@ def emptied(aside: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def place(path: Path, folder: Path) -> FileRecord:
-    """Put a finished file into the index folder, under a name that no file with other bytes has."""
+def place(path: Path, folder: Path, *, keep: bool = False) -> FileRecord:
+    """Put a finished file into the index folder, under a name that no file with other bytes has.
+
+    Args:
+        path: the file; its bytes reach the disk first.
+        folder: the index folder.
+        keep: leave it where it is as well, where the disk has hard links: what comes after may fail, and be done again.
+    """
     sync_file(path)
     record = record_file(path)
-    named = FileRecord(f"{path.stem}-{record.sha256[:16]}{path.suffix}", record.size, record.sha256)
-    path.replace(folder / named.name)
+    named = replace(record, name=f"{path.stem}-{record.sha256[:16]}{path.suffix}")
+    (_linked(path) if keep else path).replace(folder / named.name)
     return named
+
+
+def _linked(path: Path) -> Path:
+    """A second name of a file beside it; the file itself where the disk has no hard links."""
+    second = path.with_name(f"{path.name}.second")
+    second.unlink(missing_ok=True)  # a killed process may have left one
+    try:
+        second.hardlink_to(path)
+    except OSError:
+        return path
+    return second
 
 
 def publish(manifest: IndexManifest, folder: Path) -> None:

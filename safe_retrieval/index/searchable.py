@@ -228,6 +228,10 @@ class SearchableIndex:
         positions = np.random.default_rng(seed).permutation(snapshot.matching(None))[:count]
         return snapshot.vectors_at(positions)
 
+    def pieces_of(self, document: str) -> list[str]:
+        """The ids of the pieces that :func:`~safe_retrieval.index.chunking.chunked` made of a document, by position."""
+        return self._snapshot.pieces_of(document)
+
     def documents(self) -> Iterator[Document]:
         """All documents by position, streamed."""
         return self._snapshot.documents()
@@ -272,7 +276,7 @@ class SearchableIndex:
             if block.documents:
                 self._adopt(changed(self.path, snapshot, added=block))
 
-    def upsert(self, documents: Sequence[Document], vectors: FloatMatrix) -> int:
+    def upsert(self, documents: Sequence[Document], vectors: FloatMatrix, *, without: Sequence[str] = ()) -> int:
         """Append documents in the place of those with the same ids; all of them, or none if one is faulty.
 
         A document that replaces another one moves to the end: ties are ordered by the time of writing.
@@ -280,17 +284,20 @@ class SearchableIndex:
         Args:
             documents: n documents with distinct ids.
             vectors: as in :meth:`add`.
+            without: ids of further documents that go in the same step, as far as they are there: pieces of an earlier
+                version of a document that has fewer now.
 
         Returns:
-            How many documents were replaced.
+            How many documents were replaced or went.
 
         Raises:
             InputError, DataError, IndexLockedError, IndexFolderError: as in :meth:`add`, but for ids that are there.
         """
+        _refuse_one_string(without)
         block = self._checked(documents, vectors)
         with self._changing() as snapshot:
-            known = snapshot.positions_of([document.id for document in block.documents])
-            if block.documents:
+            known = snapshot.positions_of([*(document.id for document in block.documents), *without])
+            if block.documents or known:
                 self._adopt(changed(self.path, snapshot, dead=_positions(known), added=block))
         return len(known)
 

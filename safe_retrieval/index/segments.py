@@ -20,7 +20,7 @@ from safe_retrieval.index.conditions import Condition
 from safe_retrieval.index.documents import DocumentStore, read_deleted
 from safe_retrieval.index.factories import parse_factory
 from safe_retrieval.index.faiss_index import FaissIndex
-from safe_retrieval.index.manifest import IndexManifest, SegmentRecord, check_file
+from safe_retrieval.index.manifest import Check, IndexManifest, SegmentRecord, check_file
 from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.vectors import Ranking, Selection, check_vectors
 from safe_retrieval.types import Document, FloatMatrix, FloatVector
@@ -39,6 +39,11 @@ class Opening(NamedTuple):
 
     verify: bool = True
     memory_map: bool = True
+
+    @property
+    def check(self) -> Check:
+        """How closely files are compared."""
+        return Check.OPENING if self.verify else Check.SIZE
 
 
 USUAL_OPENING = Opening()
@@ -85,8 +90,8 @@ class Segment:
         Raises:
             IndexFormatError: a file is missing, damaged, or does not belong to the others.
         """
-        vectors_path = check_file(folder, record.vectors, hashes=opening.verify)
-        documents_path = check_file(folder, record.documents, hashes=opening.verify)
+        vectors_path = check_file(folder, record.vectors, opening.check)
+        documents_path = check_file(folder, record.documents, opening.check)
         with ExitStack() as on_failure:
             documents = on_failure.enter_context(DocumentStore(documents_path))
             if len(documents) != record.count:
@@ -96,17 +101,17 @@ class Segment:
                 raise IndexFormatError(
                     f"{vectors_path}: expected vectors of length {manifest.dimension}, got {vectors.dimension}"
                 )
-            segment = cls(record, vectors, documents, read_deleted(folder, record, verify=opening.verify))
+            segment = cls(record, vectors, documents, read_deleted(folder, record, opening.check))
             on_failure.pop_all()
         return segment
 
-    def with_deletions(self, folder: Path, record: SegmentRecord, *, verify: bool) -> Segment:
+    def with_deletions(self, folder: Path, record: SegmentRecord, check: Check) -> Segment:
         """The same files with other deletions; they are not opened again.
 
         Raises:
-            IndexFormatError: the file of deletions is missing or damaged; its hash is compared if asked to ``verify``.
+            IndexFormatError: the file of deletions is missing or, as closely as it is checked, damaged.
         """
-        return Segment(record, self.vectors, self.documents, read_deleted(folder, record, verify=verify))
+        return Segment(record, self.vectors, self.documents, read_deleted(folder, record, check))
 
     @property
     def deleted(self) -> NDArray[np.int64]:
@@ -135,7 +140,13 @@ class Segment:
 
     def positions_of(self, ids: Sequence[str]) -> dict[str, int]:
         """The positions, inside the segment, of those ids that are there and not deleted."""
-        found = self.documents.positions_of(ids)
+        return self._live(self.documents.positions_of(ids))
+
+    def positions_of_pieces(self, document: str) -> dict[str, int]:
+        """The positions, inside the segment, of the pieces of a document that are there and not deleted."""
+        return self._live(self.documents.positions_of_pieces(document))
+
+    def _live(self, found: dict[str, int]) -> dict[str, int]:
         if self.live is None:
             return found
         return {identifier: position for identifier, position in found.items() if self.live[position]}
@@ -193,7 +204,7 @@ def _read_vectors(
         raise IndexFormatError(f"{path}: {error}; open it with the version of safe-retrieval that wrote it") from error
     if factory.exact:
         return FaissIndex.read(path, ids=documents, memory_map=opening.memory_map)
-    originals = None if record.originals is None else check_file(folder, record.originals, hashes=opening.verify)
+    originals = None if record.originals is None else check_file(folder, record.originals, opening.check)
     if factory.lossy and originals is None:
         raise IndexFormatError(f"{path}: expected a file of vectors for exact scores beside it; build the index again")
     return ApproximateIndex.read(

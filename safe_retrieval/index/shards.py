@@ -30,6 +30,8 @@ from safe_retrieval.index.vector_files import TRAINED_NAME
 from safe_retrieval.types import Encoder, FloatMatrix
 
 _BLOCK_ROWS = 16_384
+# Two encodings of one text by one encoder, in different batches and on different machines, agree far better than this.
+_SAME_VECTOR = 0.999
 
 
 def keep(aside: Path, path: Path, key: str) -> None:
@@ -97,6 +99,17 @@ class ShardStore:
         """Whether a shard is there, made of these texts, and sound."""
         return kept_sha256(self._path(number), key) is not None
 
+    def is_done(self, number: int, key: str, encoder: Encoder, text: str) -> bool:
+        """Whether a shard is there as in :meth:`has`, and ``encoder`` makes of its first text what is there.
+
+        Equal names and spaces do not make equal weights: a model of the user's own may have been trained on meanwhile.
+        Asked of each shard, since two stops and a change between them leave shards of both.
+        """
+        if not self.has(number, key):
+            return False
+        first = np.load(self._path(number), mmap_mode="r", allow_pickle=False)[0]
+        return bool(np.vdot(encoder.encode_documents([text], progress=False)[0], first) > _SAME_VECTOR)
+
     def load(self, number: int, key: str) -> FloatMatrix | None:
         """A shard's vectors, or ``None`` if it is missing, was made of other texts, or is damaged."""
         if not self.has(number, key):
@@ -161,6 +174,7 @@ class BuildFiles:
         self._out = out
         self._plan = plan
         self.shards = ShardStore(out / BUILD_FOLDER / "shards")
+        self._parts = out / BUILD_FOLDER / "parts"
         key = hashlib.sha256(plan.to_json().encode()).hexdigest()
         self.trained = Kept(out / BUILD_FOLDER / f"{key[:16]}-{TRAINED_NAME}", key)
 
@@ -200,7 +214,12 @@ class BuildFiles:
         The trained index alone would not do: documents that are not in its sample may change, and it stays the same.
         """
         key = hashlib.sha256(f"{trained} {self._plan.shards[number].key}".encode()).hexdigest()
-        return Kept(self._out / BUILD_FOLDER / "parts" / f"{key[:16]}-{number:06d}.faiss", key)
+        return Kept(self._parts / f"{key[:16]}-{number:06d}.faiss", key)
+
+    def forget_made_of(self, number: int) -> None:
+        """Remove what was made of a shard's old vectors: it is about to have others, of the same texts."""
+        for path in (self.trained.path, *self._parts.glob(f"*-{number:06d}.faiss")):
+            path.unlink(missing_ok=True)
 
     def sound_parts(self) -> list[Path]:
         """The parts of all shards.

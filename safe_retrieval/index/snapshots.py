@@ -146,7 +146,7 @@ class Snapshot:
                 known[files] = Segment.open(folder, record, manifest, opening)
                 on_failure.callback(known[files].documents.close)
             elif known[files].record != record:
-                known[files] = known[files].with_deletions(folder, record, verify=opening.verify)
+                known[files] = known[files].with_deletions(folder, record, opening.check)
             segments.append(known[files])
         return cls(manifest, segments)
 
@@ -247,6 +247,10 @@ class Snapshot:
             for identifier, position in segment.positions_of(ids).items():
                 found[identifier] = int(start) + position
         return found
+
+    def pieces_of(self, document: str) -> list[str]:
+        """The ids of the pieces that chunking made of a document, by position."""
+        return [identifier for segment in self.segments for identifier in segment.positions_of_pieces(document)]
 
     def find(self, ids: Sequence[str]) -> dict[str, Document]:
         """The documents of those ids that are there and not deleted."""

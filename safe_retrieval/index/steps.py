@@ -173,14 +173,18 @@ def embed_shard(out: str | Path, number: int, encoder: Encoder) -> bool:
     plan = read_plan(out)
     plan.check_encoder(encoder)
     shard = plan.shard(number)
-    store = BuildFiles(out, plan).shards
-    if store.has(number, shard.key):
-        return False
+    files = BuildFiles(out, plan)
+    store = files.shards
     with DocumentStore(out / BUILD_FOLDER / DOCUMENTS_NAME) as documents:
+        if store.is_done(number, shard.key, encoder, _first_text(documents, shard)):
+            return False
+        replaced = store.has(number, shard.key)
         if shard_key(encoder, _contents(documents, shard.start, shard.stop)) != shard.key:
             raise IndexFolderError(f"{out}: the documents of shard {number + 1} are not those of the plan; plan again")
         blocks = _encoded(documents, shard, ShardEncoder(encoder, plan.batch_size))
         with writing(out, mend=_MEND):
+            if replaced:
+                files.forget_made_of(number)
             store.save_blocks(number, shard.key, shard.stop - shard.start, blocks)
     return True
 
@@ -240,11 +244,26 @@ def build_in_shards(
         return merged(out, progress=progress)
 
 
-def missing_shards(out: str | Path) -> list[int]:
-    """Numbers of the shards of a planned build that are still to be encoded, counted from 0."""
-    plan = read_plan(Path(out))
-    store = BuildFiles(Path(out), plan).shards
-    return [number for number, shard in enumerate(plan.shards) if not store.has(number, shard.key)]
+def missing_shards(out: str | Path, encoder: Encoder | None = None) -> list[int]:
+    """Numbers of the shards of a planned build that are still to be encoded, counted from 0.
+
+    Args:
+        out: the index folder.
+        encoder: those that it makes other vectors of are missing too, for which one text of each is encoded again;
+            ``None`` looks at files alone.
+    """
+    out = Path(out)
+    plan = read_plan(out)
+    store = BuildFiles(out, plan).shards
+    shards = enumerate(plan.shards)
+    if encoder is None:
+        return [number for number, shard in shards if not store.has(number, shard.key)]
+    with DocumentStore(out / BUILD_FOLDER / DOCUMENTS_NAME) as documents:
+        return [
+            number
+            for number, shard in shards
+            if not store.is_done(number, shard.key, encoder, _first_text(documents, shard))
+        ]
 
 
 def train_index(out: str | Path) -> bool:
@@ -322,6 +341,11 @@ def merged(out: Path, *, progress: bool | None) -> IndexManifest:
     plan = read_plan(out)
     factory = parse_factory(plan.factory)
     done, folder = BuildFiles(out, plan), out / BUILD_FOLDER
+    if not (folder / DOCUMENTS_NAME).is_file():
+        raise IndexFolderError(
+            f"{out}: the planned documents are gone, as a merge leaves them that was stopped at its end on a disk "
+            "without hard links; plan again, what is encoded still counts"
+        )
     # Lists are merged from files, not from vectors.
     passes = int(factory.lossy) if factory.lists else readings(factory)
     shows = progress if passes else False
@@ -355,6 +379,10 @@ def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
     remaining = iter(documents)
     while chunk := list(islice(remaining, _BATCH)):
         yield chunk
+
+
+def _first_text(store: DocumentStore, shard: Shard) -> str:
+    return store.at([shard.start])[0].content
 
 
 def _contents(store: DocumentStore, start: int, stop: int) -> Iterator[str]:

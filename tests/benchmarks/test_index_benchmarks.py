@@ -39,7 +39,7 @@ def test_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = json.loads(out.read_text())["sizes"]
     assert (row["factory"], row["vectors"], row["within_bound"]) == ("IVF4,Flat", 500, True)
     assert row["ours"]["seconds"] > 0
-    assert row["opening"]["file_bytes"] == 500 * 8 * 4 + 45
+    assert row["opening"]["file_bytes"] == row["verified_opening"]["file_bytes"] == 500 * 8 * 4 + 45
 
 
 def test_build_has_documents_of_many_lengths() -> None:
@@ -73,6 +73,7 @@ def test_tables_and_picture(tmp_path: Path) -> None:
             "memory_bound": 1_000_000_000,
             "flat_index_with_documents_seconds": 3.0,
             "opening": {"seconds": 0.01, "resident_share_of_file": 0.02},
+            "verified_opening": {"seconds": 0.02, "resident_share_of_file": 0.02},
         }
 
     result = {

@@ -129,7 +129,8 @@ def test_ablations_have_a_table_of_their_own(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
     held_out = {"cosine": 0.5, "own_response": 0.75, "reconstruction": 2.5}
     rows = [("t", result("teacher", [1, 1], [1, 1]))]
-    for name, changes in (("mse", {"loss": {"alignment": "mse"}}), ("base", {})):
+    prompt = {"responses": {"policy": "You are careful. You say no to a request that does harm."}}
+    for name, changes in (("mse", {"loss": {"alignment": "mse"}}), ("base", {}), ("strict", prompt)):
         label = f"ablation-{name}-of-600"
         training = {"row": name, "changes": changes, "queries": 600, "held_out": held_out}
         store.write(store.training_path(label), training)
@@ -139,9 +140,11 @@ def test_ablations_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert "ablation-" not in others
     assert "Trained on 600 queries, measured on all queries of the task; 2 threads of a processor." in ablations
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in ablations.splitlines() if "`" in line]
+    prompt_cell = 'policy "You are careful. You say no to a ..."'
     assert shown == [
         ["`base`", "nothing", "0.500", "75.0 %", "2.50", "50.0 % (-50.0 %)", "100.0 %", ""],
         ["`mse`", "alignment mse", "0.500", "75.0 %", "2.50", "50.0 % (-50.0 %)", "100.0 %", ""],
+        ["`strict`", prompt_cell, "0.500", "75.0 %", "2.50", "50.0 % (-50.0 %)", "100.0 %", ""],
         ["`teacher`", "", "", "", "", "100.0 %", "100.0 %", ""],
     ]
 

@@ -11,6 +11,7 @@ from safe_retrieval.cli.index import app
 from safe_retrieval.encoder.input import InputEncoder
 from safe_retrieval.errors import DataError, IndexFolderError, IndexFormatError, InputError, OfflineError
 from safe_retrieval.index import advisor, steps
+from safe_retrieval.index.folder import load_index
 from safe_retrieval.index.manifest import read_manifest
 from tests.support.encoders import HashEncoder
 from tests.support.tiny_models import tokenizer
@@ -83,7 +84,7 @@ def test_add_delete_get_compact(corpus: Path, tmp_path: Path) -> None:
     assert isinstance(CLI.invoke(app, ["add", out, str(more)]).exception, InputError)
     added = CLI.invoke(app, ["add", out, str(more), "--replace"])
     assert (added.exit_code, added.stdout) == (0, "")
-    assert "2 documents added, 1 of them in the place of others; 13 in all" in added.stderr
+    assert "2 documents added in the place of 1; 13 in all" in added.stderr
     deleted = CLI.invoke(app, ["delete", out, "z", "d0", "absent"])
     assert "2 documents deleted, 1 were not there; 11 left" in deleted.stderr
     (found,) = json.loads(CLI.invoke(app, ["get", out, "d3"]).stdout)
@@ -169,6 +170,44 @@ def test_other_fields_and_pieces(corpus: Path, tmp_path: Path) -> None:
     assert [piece["text"] for piece in found] == ["one two", "two three"]
     assert found[1]["metadata"] == {"document": "a", "chunk": 1}
     assert isinstance(CLI.invoke(app, ["build", str(corpus), out, "--overlap", "1"]).exception, InputError)
+
+
+@pytest.mark.usefixtures("corpus")
+def test_a_new_version_of_a_document_leaves_no_pieces_of_the_old_one(tmp_path: Path) -> None:
+    out, table = str(tmp_path / "out"), tmp_path / "c.csv"
+
+    def written(*rows: str) -> str:
+        table.write_text("\n".join(("_id,text", *rows)) + "\n")
+        return str(table)
+
+    def ids() -> list[str]:
+        with load_index(out) as index:
+            return sorted(index.ids())
+
+    two = ["--chunk-words", "2"]
+    assert CLI.invoke(app, ["build", written("a,1 2 3 4 5 6", "b,1 2 3", "c,1"), out, *two]).exit_code == 0
+    added = CLI.invoke(app, ["add", out, written("b,new words", "a,brand new"), "--replace", *two])
+    assert "2 documents added in the place of 5; 3 in all" in added.stderr
+    assert ids() == ["a#0", "b#0", "c#0"]
+    assert CLI.invoke(app, ["add", out, written("a,1 2 3 4"), "--replace"]).exit_code == 0
+    assert ids() == ["a", "b#0", "c#0"]
+    assert CLI.invoke(app, ["add", out, written("a,1 2 3 4"), "--replace", *two]).exit_code == 0
+    assert ids() == ["a#0", "a#1", "b#0", "c#0"]
+
+
+@pytest.mark.usefixtures("corpus")
+def test_a_document_whose_pieces_come_in_several_lots_is_replaced_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safe_retrieval.cli.index._CHUNK", 2)
+    out, table = str(tmp_path / "out"), tmp_path / "c.csv"
+    table.write_text("_id,text\na,1 2 3 4 5 6 7\nb,1\n")
+    assert CLI.invoke(app, ["build", str(table), out, "--chunk-words", "1"]).exit_code == 0
+    table.write_text("_id,text\na,1 2 3 4 5\n")
+    added = CLI.invoke(app, ["add", out, str(table), "--replace", "--chunk-words", "1"])
+    assert "5 documents added in the place of 7; 6 in all" in added.stderr
+    with load_index(out) as index:
+        assert index.pieces_of("a") == [f"a#{number}" for number in range(5)]
 
 
 def test_bad_lines_are_skipped_by_option(corpus: Path, tmp_path: Path) -> None:
@@ -266,7 +305,7 @@ def test_an_id_that_comes_twice_in_a_corpus_is_found_however_far_apart(
     added = CLI.invoke(app, ["add", out, str(more), *options])
     if "--skip-bad" in options:
         assert "1 bad line skipped" in added.stderr
-        assert "601 documents added, 0 of them" in added.stderr
+        assert "601 documents added in the place of 0" in added.stderr
     else:
         assert isinstance(added.exception, DataError)
         assert "'twice' twice" in str(added.exception)

@@ -79,6 +79,23 @@ def test_kinds(tmp_path: Path, kind: str, inner_product: bool, factory: str) -> 
         assert (tmp_path / "index" / segment.vectors.name).read_bytes() == path.read_bytes()
 
 
+def test_lists_in_a_file_of_their_own_are_taken_out_of_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "their.faiss", "IVF8,Flat")
+    index = faiss.read_index(str(path))
+    lists = faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(tmp_path / "lists.ivfdata"))
+    held = faiss.InvertedListsPtrVector()
+    held.push_back(index.invlists)
+    lists.merge_from_multiple(held.data(), held.size())
+    index.replace_invlists(lists)
+    faiss.write_index(index, str(path))
+    adopted = adopt_index(path, iter(DOCUMENTS), ENCODER, tmp_path / "index")
+    assert adopted.manifest.factory == "Flat"
+    (tmp_path / "lists.ivfdata").unlink()
+    assert verify_index(tmp_path / "index") == []
+    with load_index(tmp_path / "index") as mine:
+        assert mine.search(QUERIES, 5) == exact_hits(DOCUMENTS)
+
+
 @pytest.mark.parametrize("kind", ["IDMap,Flat", "IDMap2,HNSW8", "IVF8,Flat", "IDMap,IVF8,Flat"])
 def test_numbers_of_their_own(tmp_path: Path, kind: str) -> None:
     numbers = np.random.default_rng(0).permutation(2_000)[:600].astype(np.int64)

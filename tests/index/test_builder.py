@@ -78,8 +78,8 @@ def test_only_what_is_missing_is_encoded_and_the_bytes_are_the_same(tmp_path: Pa
     encoder = HashEncoder()
     resumed = build_index(DOCUMENTS, encoder, out, shard_size=5)
     assert resumed.build.reused_shards == 3
-    # One text to see that the encoder is the same, then shards 3 and 4.
-    assert [len(call) for call in encoder.document_calls] == [1, 5, 3]
+    # One text of each shard to see that the encoder is the same, then shards 3 and 4.
+    assert [len(call) for call in encoder.document_calls] == [1, 1, 1, 5, 3]
     assert hashes(resumed) == hashes(whole)
     assert not (out / manifest.BUILD_FOLDER).exists()
 
@@ -108,7 +108,12 @@ def test_an_encoder_that_changed_under_the_same_name_takes_nothing_over(tmp_path
 
     with pytest.raises(StoppedError):
         build_index(interrupted(DOCUMENTS, 20), HashEncoder(), tmp_path / "out", shard_size=5, progress=False)
-    assert build_index(DOCUMENTS, Retrained(), tmp_path / "out", shard_size=5).build.reused_shards == 0
+    out = tmp_path / "out"
+    with pytest.raises(StoppedError):  # again, with shards of both on the disk
+        build_index(interrupted(DOCUMENTS, 6), Retrained(), out, shard_size=5, progress=False)
+    resumed = build_index(DOCUMENTS, Retrained(), out, shard_size=5)
+    assert resumed.build.reused_shards == 1
+    assert hashes(resumed) == hashes(build_index(DOCUMENTS, Retrained(), tmp_path / "whole", shard_size=5))
 
 
 def test_a_damaged_shard_is_encoded_again(tmp_path: Path) -> None:
@@ -194,7 +199,8 @@ def test_kill_9_and_go_on(tmp_path: Path, factory: str) -> None:
     encoder = HashEncoder()
     resumed = build_index(small_corpus(80), encoder, out, factory=factory, shard_size=SHARD_SIZE)
     assert resumed.build.reused_shards >= 5
-    assert len(encoder.document_calls) <= 1 + 16 - 5
+    reused = resumed.build.reused_shards
+    assert sorted(map(len, encoder.document_calls)) == [1] * reused + [SHARD_SIZE] * (16 - reused)
     assert hashes(resumed) == hashes(whole)
 
 

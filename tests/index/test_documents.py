@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import pytest
 
 from safe_retrieval.errors import DataError, IndexFormatError, InputError
+from safe_retrieval.index import documents as documents_module
+from safe_retrieval.index.chunking import chunked
+from safe_retrieval.index.conditions import to_sql
 from safe_retrieval.index.documents import DocumentStore, DocumentWriter
+from safe_retrieval.index.filters import Equal
 from safe_retrieval.index.rows import Fields, Place, document_of
 from safe_retrieval.types import Document
 from tests.support.corpora import small_corpus
@@ -174,3 +179,32 @@ def test_metadata_that_is_no_one_value_is_named(tmp_path: Path, metadata: str) -
         for positions in ([1], [0, 1, 2]):
             with pytest.raises(IndexFormatError, match="metadata of 'd1' is damaged"):
                 store.at(positions)
+
+
+def test_a_look_up_does_not_wait_for_a_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanning, looked_up = threading.Event(), threading.Event()
+    plain = documents_module._positions
+
+    def slow(cursor: sqlite3.Cursor) -> Any:
+        scanning.set()
+        assert looked_up.wait(30)
+        return plain(cursor)
+
+    monkeypatch.setattr(documents_module, "_positions", slow)
+    condition = to_sql(Equal("a", 1))
+    corpus = [Document(str(number), "text", metadata={"a": number % 2}) for number in range(4)]
+    with store_of(tmp_path / "d.sqlite", corpus) as store, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(store.matching, condition)
+        assert scanning.wait(30)
+        assert store.at([2]) == [corpus[2]]
+        looked_up.set()
+        assert answer.result().tolist() == [False, True, False, True]
+
+
+def test_pieces_are_told_from_documents_that_look_like_them(tmp_path: Path) -> None:
+    pieces = list(chunked([Document("a", "one two three"), Document("a#1", "four five six")], size=2))
+    others = [Document("a#7", "no piece"), Document("a#x", "", metadata={"document": "a"}), Document("a$", "")]
+    with store_of(tmp_path / "d.sqlite", pieces, others) as store:
+        assert store.positions_of_pieces("a") == {"a#0": 0, "a#1": 1}
+        assert store.positions_of_pieces("a#1") == {"a#1#0": 2, "a#1#1": 3}
+        assert store.positions_of_pieces("b") == store.positions_of_pieces("\ud800") == {}

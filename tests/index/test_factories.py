@@ -103,7 +103,7 @@ def test_recall_scores_and_filters(
 
 
 @pytest.mark.parametrize("name", ["IVF64,Flat", "IVF8,Flat"])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3, 17])
 def test_one_query_finds_what_it_finds_in_a_batch(
     tmp_path: Path, name: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,14 +3,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from safe_retrieval.errors import IndexFolderError, IndexFormatError
 from safe_retrieval.index.manifest import (
     BuildRecord,
+    Check,
     EncoderRecord,
     FileRecord,
     IndexManifest,
@@ -25,7 +28,11 @@ MANIFEST = IndexManifest(
     dimension=384,
     count=3,
     segments=(
-        SegmentRecord(2, FileRecord("vectors-0.faiss", 10, "ab" * 32), FileRecord("documents-0.sqlite", 20, "cd" * 32)),
+        SegmentRecord(
+            2,
+            FileRecord("vectors-0.faiss", 10, "ab" * 32, "12" * 16),
+            FileRecord("documents-0.sqlite", 20, "cd" * 32, "34" * 16),
+        ),
         SegmentRecord(
             2,
             FileRecord("vectors-1.faiss", 10, "ab" * 32),
@@ -37,7 +44,8 @@ MANIFEST = IndexManifest(
     build=BuildRecord("2026-11-25T00:00:00+00:00", 1.5, 1, 0, 2_048, {"python": "3.11.7"}),
 )
 # Pinned: indexes that people have must stay readable.
-PINNED_SHA256 = "d353025ea7fb56f4a2c6510221bd4ef13b3bf044408a12d79f129051abdeb87a"
+PINNED_SHA256 = "587814203119dcc0efd6eca1b66cc5600f25c46249e4b7c621116193850774fb"
+PINNED_SHA256_OF_VERSION_3 = "d353025ea7fb56f4a2c6510221bd4ef13b3bf044408a12d79f129051abdeb87a"
 
 
 FILE = {"name": "data", "size": 1, "sha256": ""}
@@ -86,7 +94,7 @@ def test_flipped_bits_and_cuts_are_noticed_everywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 4}, "expected a format version from 1 to 3, got 4"),
+        ({"format_version": 5}, "expected a format version from 1 to 4, got 5"),
         ({"format": "something else"}, "something else"),
         ({"surprise": 1}, "surprise"),
         ({"segments": [{**SEGMENT, "vectors": {**FILE, "name": "../outside.faiss"}}]}, "not the name of a file"),
@@ -113,6 +121,19 @@ def test_version_1_is_read(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
+def test_version_3_had_no_xxh3(tmp_path: Path) -> None:
+    fields = {**json.loads(MANIFEST.to_json()), "format_version": 3}
+    for segment in fields["segments"]:
+        for file in filter(None, (segment[role] for role in ("vectors", "documents", "originals", "deleted"))):
+            del file["xxh3"]
+    text = signed(fields)
+    assert hashlib.sha256(text.encode()).hexdigest() == PINNED_SHA256_OF_VERSION_3
+    (tmp_path / "manifest.json").write_text(text)
+    read = read_manifest(tmp_path)
+    assert {record.xxh3 for record in read.files()} == {None}
+    assert [record.sha256 for record in read.files()] == [record.sha256 for record in MANIFEST.files()]
+
+
 def test_no_index(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(IndexFolderError, match="there is no index"):
@@ -126,15 +147,32 @@ def test_files(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(b"abc")
     record = record_file(path)
-    assert record == FileRecord("data", 3, hashlib.sha256(b"abc").hexdigest())
-    assert check_file(tmp_path, record) == path
+    assert record == FileRecord("data", 3, hashlib.sha256(b"abc").hexdigest(), xxhash.xxh3_128(b"abc").hexdigest())
+    older = replace(record, xxh3=None)
+    for check in Check:
+        assert check_file(tmp_path, record, check) == check_file(tmp_path, older, check) == path
     path.write_bytes(b"abd")
-    assert check_file(tmp_path, record, hashes=False) == path
-    with pytest.raises(IndexFormatError, match=r"data: .*SHA-256"):
-        check_file(tmp_path, record)
+    assert check_file(tmp_path, record, Check.SIZE) == path
+    for check, given in product((Check.OPENING, Check.FULL), (record, older)):
+        with pytest.raises(IndexFormatError, match=r"data: its bytes are not those that were written"):
+            check_file(tmp_path, given, check)
     path.write_bytes(b"abcd")
     with pytest.raises(IndexFormatError, match="expected 3 bytes, got 4"):
-        check_file(tmp_path, record, hashes=False)
+        check_file(tmp_path, record, Check.SIZE)
     path.unlink()
     with pytest.raises(IndexFormatError, match="is missing"):
-        check_file(tmp_path, record)
+        check_file(tmp_path, record, Check.OPENING)
+
+
+def test_an_opening_compares_the_one_hash_and_a_verification_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"abc" * 300_000)  # several blocks
+    record = record_file(path)
+    assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    for altered, passes, fails in (
+        (replace(record, sha256="0" * 64), Check.OPENING, Check.FULL),
+        (replace(record, xxh3="0" * 32), Check.FULL, Check.OPENING),
+    ):
+        assert check_file(tmp_path, altered, passes) == path
+        with pytest.raises(IndexFormatError, match="another hash"):
+            check_file(tmp_path, altered, fails)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safe_retrieval.index import segments
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.faiss_index import load_faiss, save_faiss
 from safe_retrieval.index.folder import SearchableIndex, load_index, verify_index
-from safe_retrieval.index.manifest import check_file, file_sha256, read_manifest
+from safe_retrieval.index.manifest import check_file, read_manifest
 from safe_retrieval.types import Document
 from tests.index.test_folder import resign
 from tests.support.corpora import small_corpus
@@ -102,14 +103,15 @@ def rewriting(writer: SearchableIndex) -> Callable[[], object]:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each file was hashed."""
+    """How often each file was hashed, by whichever hash."""
     counts: Counter[str] = Counter()
 
-    def counting(path: Path) -> str:
+    def counting(plain: Callable[[Path], str], path: Path) -> str:
         counts[path.name] += 1
-        return file_sha256(path)
+        return plain(path)
 
-    monkeypatch.setattr(manifest_module, "file_sha256", counting)
+    for name in ("file_sha256", "file_xxh3"):
+        monkeypatch.setattr(manifest_module, name, partial(counting, getattr(manifest_module, name)))
     return counts
 
 

@@ -15,7 +15,7 @@ from safe_retrieval.index import faiss_files, steps, vector_files
 from safe_retrieval.index import shards as shards_module
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.folder import load_index, verify_index
-from safe_retrieval.index.manifest import BUILD_FOLDER
+from safe_retrieval.index.manifest import BUILD_FOLDER, IndexManifest
 from safe_retrieval.index.plan import PLAN_NAME, even_bounds, read_plan, shard_number
 from safe_retrieval.index.steps import (
     add_shard,
@@ -95,6 +95,56 @@ def ready_to_merge(documents: list[Document], out: Path, factory: str) -> None:
     train_index(out)
     for number in range(2):
         add_shard(out, number)
+
+
+def test_shards_of_an_encoder_that_changed_under_the_same_name_are_no_part_of_the_build(tmp_path: Path) -> None:
+    class Retrained(HashEncoder):
+        def _vectors(self, texts: Any) -> FloatMatrix:
+            return -super()._vectors(texts)
+
+    out = tmp_path / "out"
+    ready_to_merge(DOCUMENTS, out, "IVF4,Flat")
+    assert missing_shards(out, HashEncoder()) == []
+    assert missing_shards(out, Retrained()) == [0, 1]
+    assert embed_shard(out, 0, Retrained())
+    assert missing_shards(out, Retrained()) == [1]
+    with pytest.raises(IndexFolderError, match="not trained yet"):
+        merge_index(out)
+    assert embed_shard(out, 1, Retrained())
+    train_index(out)
+    assert [add_shard(out, number) for number in range(2)] == [True, True]
+    built = merge_index(out)
+    whole = build_in_shards(DOCUMENTS, Retrained(), tmp_path / "whole", shards=2, factory="IVF4,Flat")
+    assert [record.sha256 for record in built.files()] == [record.sha256 for record in whole.files()]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_merge_that_was_stopped_at_its_end_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def refused(*_: Any) -> None:
+        raise OSError("no hard links here")
+
+    out = tmp_path / "out"
+    ready_to_merge(DOCUMENTS, out, "IVF4,SQ8")
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexManifest, "write", stopped)
+        if not links:
+            patch.setattr(Path, "hardlink_to", refused)
+        with pytest.raises(KeyboardInterrupt):
+            merge_index(out)
+    if not links:
+        with pytest.raises(IndexFolderError, match="plan again"):
+            merge_index(out)
+        plan_build(DOCUMENTS, HashEncoder(), out, shards=2, factory="IVF4,SQ8")
+    assert missing_shards(out) == []
+    built = merge_index(out)
+    whole = build_index(DOCUMENTS, HashEncoder(), tmp_path / "whole", factory="IVF4,SQ8")
+    assert [record.sha256 for record in built.files()] == [record.sha256 for record in whole.files()]
+    assert not (out / BUILD_FOLDER).exists()
 
 
 def test_a_changed_document_is_no_part_of_the_old_build(tmp_path: Path) -> None:
@@ -236,7 +286,7 @@ def test_shards_in_one_process(tmp_path: Path) -> None:
     embed_shard(tmp_path / "again", 1, encoder)
     encoder.document_calls.clear()
     assert build_in_shards(DOCUMENTS, encoder, tmp_path / "again", shards=3, progress=False).files() == whole.files()
-    assert [len(call) for call in encoder.document_calls] == [53, 54]
+    assert [len(call) for call in encoder.document_calls] == [53, 1, 54]  # one of the shard that is there
     plan_build(DOCUMENTS, encoder, tmp_path / "anew", shards=3)
     embed_shard(tmp_path / "anew", 1, encoder)
     encoder.document_calls.clear()
