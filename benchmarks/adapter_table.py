@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.table_cells import MISSING, held_out, markdown, moved, percent, selectivity
+from benchmarks.table_cells import MISSING, held_out, markdown, moved, percent, selectivity, with_note
 from safe_retrieval.bench.results import Result
 from safe_retrieval.encoder.persistence import LoadedAdapter, load_adapter
 from safe_retrieval.encoder.policy import CAREFUL
@@ -39,7 +39,7 @@ def adapter_table(results: Sequence[tuple[str, Result]]) -> str:
     """
     folders = [shipped_adapter(*name.split("--")) for name in shipped_adapters()]
     rows = [_row(folder, load_adapter(folder), results) for folder in folders]
-    return markdown(_HEADINGS, rows)
+    return with_note(markdown(_HEADINGS, rows))
 
 
 def _row(folder: Path, loaded: LoadedAdapter, results: Sequence[tuple[str, Result]]) -> list[str]:
@@ -59,11 +59,16 @@ def _row(folder: Path, loaded: LoadedAdapter, results: Sequence[tuple[str, Resul
 
 
 def _whole_runs(fingerprint: str, results: Sequence[tuple[str, Result]]) -> Mapping[str, Result]:
-    """Results of all queries of ``harm`` that were made with an adapter, by arm."""
-    return {
-        result["arm"]["name"]: result
+    """Results of all queries of ``harm`` that were made with an adapter in full precision, by arm."""
+    found = [
+        result
         for _, result in results
         if result["task"]["name"] == "harm"
         and result["data"]["limit"] is None
         and result["models"].get("adapter", {}).get("fingerprint") == fingerprint
-    }
+        and result["models"].get("backbone", {}).get("dtype") != "int8"
+    ]
+    by_arm = {result["arm"]["name"]: result for result in found}
+    if len(by_arm) < len(found):  # the one would hide the other
+        raise ValueError(f"two results of one arm of the adapter {fingerprint} are on record")
+    return by_arm

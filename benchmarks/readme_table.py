@@ -107,7 +107,7 @@ def table(report: Report) -> str:
             [
                 f"`{name}`",
                 _percent(arm[harm]),
-                _change(comparison, "harm@5"),
+                _change(comparison, harm),
                 _percent(arm["benign_recall@5"]),
                 _change(comparison, "benign_recall@5"),
                 _percent(arm["over_refusal"]),

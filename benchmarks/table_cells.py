@@ -8,6 +8,11 @@ from typing import Any
 from safe_retrieval.bench.results import Result
 
 MISSING = "n/a"
+_UNEQUAL = " †"
+_NOTE = (
+    "† The baseline finds fewer benign answers even at the deepest cut-off that was asked for; its harm there is what "
+    "the arm's is compared with. At equal recall it would hand over more, so the selectivity is at most this."
+)
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -46,8 +51,14 @@ def moved(result: Result, metric: str) -> str:
 
 
 def selectivity(result: Result) -> str:
-    """Harm that is left at equal benign recall, in points of percent."""
-    return signed((result["comparison"] or {}).get("selectivity@5"))
+    """Harm that is left at equal benign recall, in points of percent; with a mark where the recall was not equal."""
+    found = (result["comparison"] or {}).get("selectivity@5")
+    return signed(found) + ("" if found is None or found.get("reached", True) else _UNEQUAL)
+
+
+def with_note(table: str) -> str:
+    """A table, and behind it what its mark means."""
+    return f"{table}\n\n{_NOTE}" if _UNEQUAL in table else table
 
 
 def held_out(figures: Mapping[str, float | None]) -> tuple[str, str, str]:

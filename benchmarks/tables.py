@@ -14,11 +14,21 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 
 from benchmarks.ablation_table import ablation_pictures, ablation_tables
 from benchmarks.adapter_table import adapter_table
 from benchmarks.choice_table import choice_table
-from benchmarks.table_cells import MISSING, change, markdown, percent, percent_between, signed
+from benchmarks.table_cells import (
+    MISSING,
+    change,
+    markdown,
+    percent,
+    percent_between,
+    selectivity,
+    signed,
+    with_note,
+)
 from safe_retrieval.audit.report import render_picture
 from safe_retrieval.audit.results import ArmResult, AuditReport, Comparison
 from safe_retrieval.bench.ablations import LABEL
@@ -176,7 +186,7 @@ def harm_table(rows: Rows) -> str:
         "queries/s",
         "GFLOPs/query",
     ]
-    lines = []
+    lines, machines = [], _machines(rows)
     for label, result in rows:
         metrics, comparison = result["metrics"], result["comparison"] or {}
         reached = ceiling_shares(label, result, rows)
@@ -188,13 +198,13 @@ def harm_table(rows: Rows) -> str:
                 change(comparison.get("harm@5")),
                 percent_between(metrics.get("benign_recall@5")),
                 change(comparison.get("benign_recall@5")),
-                signed(comparison.get("selectivity@5")),
+                selectivity(result),
                 percent_between(metrics.get("over_refusal")),
                 *reached,
-                *_cost(result),
+                *_cost(result, machines),
             ]
         )
-    return markdown(headings, lines)
+    return with_note(markdown(headings, lines))
 
 
 def cutoff_table(rows: Rows) -> str:
@@ -217,11 +227,11 @@ def plain_table(rows: Rows) -> str:
     """One row an arm: the headline figure, its difference to the baseline, the cost."""
     metric = rows[0][1]["task"]["metric"]
     headings = ["configuration", "arm", metric, f"against `{BASELINE}`", "queries/s", "GFLOPs/query"]
-    lines = []
+    lines, machines = [], _machines(rows)
     for label, result in rows:
         difference = ((result["comparison"] or {}).get(metric) or {}).get("difference")
-        figure = result["metrics"].get(metric)
-        lines.append([label, f"`{result['arm']['name']}`", _points(figure), signed(difference), *_cost(result)])
+        figures = [_points(result["metrics"].get(metric)), signed(difference), *_cost(result, machines)]
+        lines.append([label, f"`{result['arm']['name']}`", *figures])
     return markdown(headings, lines)
 
 
@@ -232,7 +242,10 @@ def ceiling_shares(label: str, result: Result, rows: Rows) -> tuple[str, str]:
     """
     name = result["arm"]["name"]
     ceiling = next((each for other, each in rows if other == label and each["arm"]["name"] == CEILING), None)
-    baseline = next((each for _, each in rows if each["arm"]["name"] == BASELINE), None)
+    teacher = result["models"].get(KEY)
+    baseline = next(
+        (each for _, each in rows if each["arm"]["name"] == BASELINE and each["models"].get(KEY) == teacher), None
+    )
     if ceiling is None or baseline is None or name in {BASELINE, CEILING}:
         return "", ""
     harm = shared_values("harm@5", baseline, result, ceiling)
@@ -248,25 +261,35 @@ def _points(figure: Mapping[str, float] | None) -> str:
     return f"{100 * figure['value']:.2f} ({100 * figure['low']:.2f} to {100 * figure['high']:.2f})"
 
 
-def _cost(result: Result) -> tuple[str, str]:
+def _cost(result: Result, machines: Mapping[str, str]) -> tuple[str, str]:
     speed, flops = result["cost"]["queries_per_second"], result["cost"]["flops_per_query"]
     shown = MISSING if speed is None else f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
-    return shown, MISSING if flops is None else f"{flops / 1e9:.3g}"
+    letter = machines.get(_machine(result), "")
+    return f"{shown} {letter}".strip(), MISSING if flops is None else f"{flops / 1e9:.3g}"
+
+
+def _machine(result: Result) -> str:
+    """What a result was measured on, and the precision of its backbone, if it has one."""
+    provenance, backbone = result["provenance"], result["models"].get("backbone", {})
+    precision = f", {backbone['dtype']}" if "dtype" in backbone else ""
+    return f"{provenance['threads']} threads of {provenance['cpu'] or 'an unnamed processor'}{precision}"
+
+
+def _machines(rows: Rows) -> dict[str, str]:
+    """A letter for each machine of a table; none where all of it comes from one."""
+    found = sorted({_machine(result) for _, result in rows})
+    return dict(zip(found, ascii_lowercase, strict=False)) if len(found) > 1 else dict.fromkeys(found, "")
 
 
 def _origin(rows: Rows) -> str:
     """Data, machines and commits of a table."""
     task = rows[0][1]["task"]
-    found: dict[str, set[str]] = {"machine": set(), "commit": set()}
-    for _, result in rows:
-        provenance = result["provenance"]
-        found["machine"].add(f"{provenance['threads']} threads of {provenance['cpu'] or 'an unnamed processor'}")
-        found["commit"].add((provenance.get("commit") or "unknown")[:10])
+    commits = {(result["provenance"].get("commit") or "unknown")[:10] for _, result in rows}
     parts = [
         "95 % intervals in brackets",
         f"source {task['source']} ({task['licence']})",
-        "; ".join(sorted(found["machine"])),
-        f"commit {', '.join(sorted(found['commit']))}",
+        *(f"{letter}: {machine}" if letter else machine for machine, letter in _machines(rows).items()),
+        f"commit {', '.join(sorted(commits))}",
     ]
     return f"<sub>{'; '.join(parts)}.</sub>"
 

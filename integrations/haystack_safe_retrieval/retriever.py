@@ -106,7 +106,8 @@ class SafeIndexRetriever:
 
         Args:
             query: its text.
-            filters: what the metadata must fulfil, in place of the component's own.
+            filters: what the metadata must fulfil, in place of the component's own; ``None`` and an empty mapping leave
+                those as they are, as in Haystack's own retrievers.
             top_k: most documents, in place of the component's own.
 
         Returns:
@@ -118,7 +119,7 @@ class SafeIndexRetriever:
         """
         if not isinstance(query, str):
             raise InputError(f"expected one query as text, got {type(query).__name__}")
-        where = where_from(self.filters if filters is None else filters)
+        where = where_from(filters or self.filters)
         retriever = self._opened()
         (found,) = retriever.retrieve([query], k=self.top_k if top_k is None else top_k, where=where)
         documents = [

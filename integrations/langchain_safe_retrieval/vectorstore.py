@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from copy import copy
 from itertools import islice
@@ -166,6 +166,38 @@ class SafeRetrievalVectorStore(VectorStore):
         return self.embedding
 
     # Changing
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **rest: Any,
+    ) -> list[str]:
+        """As :meth:`add_documents`, of texts.
+
+        Args:
+            texts: n texts, also from an iterator.
+            metadatas: n mappings of JSON values; ``None`` or an empty list is none for all of them.
+            ids: as for :meth:`add_documents`.
+            rest: passed on.
+
+        Raises:
+            InputError: metadatas are not n, or as for :meth:`add_documents`, which raises the other errors too.
+        """
+        return self.add_documents(_as_documents(texts, metadatas), ids=ids, **rest)
+
+    async def aadd_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[str, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **rest: Any,
+    ) -> list[str]:
+        """As :meth:`add_texts`."""
+        return await self.aadd_documents(_as_documents(texts, metadatas), ids=ids, **rest)
 
     def add_documents(self, documents: list[Document], *, ids: list[str] | None = None, **_: Any) -> list[str]:
         """Add documents, in the place of those with the same ids; they are left as they are.
@@ -393,6 +425,18 @@ def check_space(index: SearchableIndex, encoder: Encoder) -> None:
             f"those of {encoder.name}; open it with the embeddings that made it"
         )
     index.check_encoder(encoder)
+
+
+def _as_documents(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None) -> list[Document]:
+    if isinstance(texts, str):
+        raise InputError("expected a list of texts, got one string; wrap it in a list")
+    contents = list(texts)  # an iterator can be read once only
+    if metadatas and len(metadatas) != len(contents):
+        raise InputError(f"expected as many metadatas as texts, got {len(metadatas)} and {len(contents)}")
+    return [
+        Document(page_content=text, metadata=metadata)
+        for text, metadata in zip(contents, metadatas or [{}] * len(contents), strict=True)
+    ]
 
 
 def _named(documents: Sequence[Document], ids: Sequence[str | None] | None) -> list[IndexDocument]:

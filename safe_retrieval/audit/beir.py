@@ -105,7 +105,7 @@ def parse_row(where: str, line: str) -> Row:
     """
     try:
         fields = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
         raise DataError(f"{where}: expected one JSON object, the line does not parse: {error}") from error
     if not isinstance(fields, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(fields).__name__}")

@@ -67,7 +67,7 @@ class Threshold:
         hazard: of that category's figure, in place of the one over all requests.
 
     Raises:
-        InputError: not exactly one limit.
+        InputError: not exactly one limit, or it is outside [0, 1], where all figures lie: whatever comes would pass.
     """
 
     metric: str
@@ -80,6 +80,9 @@ class Threshold:
     def __post_init__(self) -> None:
         if (self.at_most is None) == (self.at_least is None):
             raise InputError(f"expected at_most or at_least for the threshold on {self.metric}, got both or neither")
+        limit = self.at_most if self.at_least is None else self.at_least
+        if limit is None or not 0 <= limit <= 1:  # NaN fails too
+            raise InputError(f"expected a limit from 0 to 1 on {self.metric} (5 % is 0.05), got {limit}")
 
     @property
     def rule(self) -> str:

@@ -105,7 +105,10 @@ class LocalModels:
             encoder = PooledEncoder(self._language_model, name=self._document_encoder)
         else:
             encoder = load_document_encoder(self._document_encoder, offline=self._offline)
-        return RecordedEncoder(encoder, {"document_encoder": {"name": encoder.name, "space": encoder.space}})
+        record = {"name": encoder.name, "space": encoder.space}
+        if isinstance(encoder, PooledEncoder):  # computes in what the processor does best, and its vectors depend on it
+            record["dtype"] = encoder.model.precision
+        return RecordedEncoder(encoder, {"document_encoder": record})
 
     @cached_property
     def response(self) -> RecordedEncoder:

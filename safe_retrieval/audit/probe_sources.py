@@ -33,10 +33,13 @@ from safe_retrieval.audit.settings import (
     PromptProbes,
 )
 from safe_retrieval.errors import DataError, DownloadError, OfflineError
+from safe_retrieval.models.fetch import is_offline
 from safe_retrieval.types import Document
 
 ADVBENCH_NAME = "harm/advbench-ir"
 """The set's name, and the prefix of its ids: the one that its folder in a data folder has."""
+
+_JSON_LINES = {".jsonl", ".ndjson"}
 
 CHUNK_WORDS = 100
 """Words of a chunk of an AdvBench-IR document, as its authors cut them."""
@@ -108,7 +111,13 @@ def _prompts(settings: PromptProbes, path: Path) -> ProbePart:
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    plain = not {".jsonl", ".ndjson"} & set(path.suffixes)
+    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if kind not in {".txt", *_JSON_LINES}:  # each line of a table or of one JSON document would count as a prompt
+        raise DataError(
+            f"{path}: expected prompts as .txt (one a line) or as JSON lines, .jsonl, either with .gz behind it, got "
+            f"{kind or 'a name without an ending'}; write a table's column as JSON lines"
+        )
+    plain = kind not in _JSON_LINES
     for number, line in read_lines(path):
         where = f"{path}, line {number}"
         yield number, Row(where, {text: line}) if plain else parse_row(where, line)
@@ -160,7 +169,7 @@ def _advbench(settings: AdvBenchProbes, *, offline: bool) -> ProbePart:
 def _hub_rows(name: str, *, offline: bool) -> Iterator[Mapping[str, Any]]:
     import datasets
 
-    if offline or datasets.config.HF_HUB_OFFLINE:
+    if is_offline(offline) or datasets.config.HF_HUB_OFFLINE:
         raise OfflineError(f"{name} would have to be read from the hub, and offline was asked for; give a path")
     try:
         rows = datasets.load_dataset(name, split="train")

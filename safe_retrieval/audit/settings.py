@@ -132,15 +132,15 @@ class ThresholdSettings(_Settings):
 
     Attributes:
         metric: name in the report, such as ``harm@5``.
-        at_most, at_least: the limit, one of them.
+        at_most, at_least: the limit, one of them, from 0 to 1: 5 % is 0.05.
         bound: hold the figure itself against it, or the end of its interval that is against it.
         targets: names of targets it is set for; empty for all.
         hazard: of that category alone.
     """
 
     metric: str
-    at_most: float | None = None
-    at_least: float | None = None
+    at_most: float | None = Field(default=None, ge=0, le=1)
+    at_least: float | None = Field(default=None, ge=0, le=1)
     bound: Bound = Bound.INTERVAL
     targets: tuple[str, ...] = ()
     hazard: Hazard | None = None
@@ -261,7 +261,7 @@ def load_settings(source: AuditSettings | Mapping[str, Any] | str | Path) -> Aud
     path = Path(source)
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"expected the settings of an audit at {path}: {error}; safe-retrieval audit init writes one to begin with"
         ) from error

@@ -49,7 +49,7 @@ def load_ablations(path: Path) -> Ablations:
     """
     try:
         ablations = Ablations.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"expected a YAML file of ablations at {path}: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {_told(error)}") from error

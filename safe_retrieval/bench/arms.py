@@ -6,7 +6,7 @@ command line and are recorded beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -84,6 +84,10 @@ class Arm:
     def needs_adapter(self) -> bool:
         """Whether it cannot run without a response adapter."""
         return self.query in {QuerySide.RESPONSE, QuerySide.BLEND} or self.gate is not None
+
+    def asked(self, texts: Sequence[str], instruction: str) -> list[str]:
+        """What the arm's own encoder reads of queries: the instruction before each, where it means something to it."""
+        return [f"{instruction} {text}" for text in texts] if instruction and self.generative else list(texts)
 
     def supports(self, kind: TaskKind) -> bool:
         """Whether a task of that kind can be put to it: without vectors, or with a gate, there is only retrieval."""

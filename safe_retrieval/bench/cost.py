@@ -73,7 +73,7 @@ def pass_flops(size: ModelSize, new: int, *, before: int = 0, outputs: int = 0, 
     return 2.0 * size.parameters * new + 4.0 * size.layers * size.attention_width * seen + 2.0 * size.output * outputs
 
 
-def arm_flops(arm: Arm, models: ArmModels, texts: Sequence[str]) -> float | None:
+def arm_flops(arm: Arm, models: ArmModels, texts: Sequence[str], *, instruction: str = "") -> float | None:
     """Mean operations a query, over all encoders that an arm runs; ``None`` where an encoder's shape is not known.
 
     Words alone cost 0: BM25 multiplies next to nothing.
@@ -81,16 +81,17 @@ def arm_flops(arm: Arm, models: ArmModels, texts: Sequence[str]) -> float | None
     Args:
         arm: the arm.
         models: its encoders.
-        texts: the queries as the encoders get them; at least one.
+        texts: the queries; at least one.
+        instruction: put before what the backbone reads, as :meth:`Arm.asked` says.
     """
-    encoders: list[Encoder] = []
+    read = arm.asked(texts, instruction)
+    parts: list[float | None] = []
     if arm.query is not QuerySide.NONE:
-        encoders.append(models.query(arm).encoder)
+        parts.append(encoder_flops(models.query(arm).encoder, read))
     if arm.query is QuerySide.BLEND:
-        encoders.append(models.document.encoder)
+        parts.append(encoder_flops(models.document.encoder, texts))
     if arm.needs_verdict:
-        encoders.append(models.response.encoder)
-    parts = [encoder_flops(encoder, texts) for encoder in encoders]
+        parts.append(encoder_flops(models.response.encoder, read))
     known = [part for part in parts if part is not None]
     return math.fsum(known) if len(known) == len(parts) else None
 

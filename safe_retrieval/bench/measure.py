@@ -53,7 +53,7 @@ class Measured:
         metrics: figure by name; ``None`` where it was not measured, which is not 0.
         per_query: for the figures that comparisons need, value by query id.
         comparison: with the baseline on the same queries; ``None`` for the baseline itself.
-        queries: the texts that were encoded as queries.
+        queries: the texts that were encoded as queries, without an instruction.
         seconds: of encoding, as measured when it was done, and of search.
     """
 

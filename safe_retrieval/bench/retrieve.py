@@ -62,7 +62,7 @@ class ArmEncoder:
         Returns:
             (n, d) unit vectors, (n, 0) for an arm of words alone.
         """
-        asked = [f"{instruction} {text}" for text in texts] if instruction and arm.generative else list(texts)
+        asked = arm.asked(texts, instruction)
         match arm.query:
             case QuerySide.NONE:
                 encoded = Encoded(QueryEncoding(np.empty((len(texts), 0), dtype=np.float32), None), 0.0)

@@ -218,16 +218,16 @@ class _Bench:
             "seed": identity["seed"],
             "metrics": {name: estimate_json(figure) for name, figure in measured.metrics.items()},
             "comparison": measured.comparison,
-            "cost": self._cost(arm, measured),
+            "cost": self._cost(arm, measured, identity["task"]["instruction"]),
             "per_query": {name: per_query_record(values) for name, values in measured.per_query.items()},
             "provenance": provenance({}),
         }
 
-    def _cost(self, arm: Arm, measured: Measured) -> dict[str, Any]:
+    def _cost(self, arm: Arm, measured: Measured, instruction: str) -> dict[str, Any]:
         if not measured.queries:
             return {"queries_per_second": None, "seconds": dict(measured.seconds), "flops_per_query": None}
         seconds = sum(measured.seconds.values())
-        flops = arm_flops(arm, self._models, measured.queries)
+        flops = arm_flops(arm, self._models, measured.queries, instruction=instruction)
         return {
             "queries_per_second": round(len(measured.queries) / seconds, 3) if seconds > 0 else None,
             "seconds": {name: round(value, 3) for name, value in measured.seconds.items()},

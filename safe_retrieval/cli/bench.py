@@ -168,7 +168,7 @@ def ablate(
     from safe_retrieval.bench.runner import BenchSettings, run_bench
     from safe_retrieval.encoder.pooled import CAUSAL
 
-    os.environ["SAFE_RETRIEVAL_DATA"] = str(data)  # the base configuration names its files by it
+    os.environ["SAFE_RETRIEVAL_DATA"] = str(data.resolve())  # the base configuration names its files by it
     ablations = load_ablations(file)
     label = LABEL + row_folder(name, queries)
     config = ablation_config(ablations, name, runs, queries=queries)

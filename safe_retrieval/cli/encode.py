@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,7 +89,7 @@ def _read(source: Path) -> list[str]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     texts.append(_text_of(source, number, line))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{source} cannot be read as UTF-8 JSON lines: {error}") from error
     if not texts:
         raise DataError(f"{source} holds no texts; expected JSON lines with a 'text' field")
@@ -98,7 +99,7 @@ def _read(source: Path) -> list[str]:
 def _text_of(source: Path, number: int, line: str) -> str:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
         raise DataError(f"{source}, line {number}: expected one JSON object a line: {error}") from error
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
@@ -114,20 +115,28 @@ def _check_output(output: Path, *, force: bool) -> None:
         raise InputError(f"{output} is there already; give another file, or --force to replace it")
     if not output.parent.is_dir():
         raise InputError(f"{output.parent} is not a folder; make it first, or give another file")
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error}") from error
 
 
 def _write(output: Path, encoding: QueryEncoding) -> None:
     """Write vectors beside the output file and rename them in, so that it is whole or absent."""
-    handle, partial = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    partial: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+        partial = Path(name)
         with os.fdopen(handle, "wb") as file:
             np.save(file, encoding.vectors, allow_pickle=False)
-        Path(partial).chmod(0o666 & ~_umask())
-        Path(partial).replace(output)
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(output)
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error}") from error
     finally:
-        Path(partial).unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 def _umask() -> int:

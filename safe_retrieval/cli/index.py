@@ -83,7 +83,9 @@ def build(
         ),
     ] = None,
     engine: Annotated[Engine, typer.Option(help="Encode in this process, or in several by Ray.")] = Engine.LOCAL,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that encode, with --engine ray.")] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that encode, with --engine ray.", show_default="2")
+    ] = None,
     gpus: Annotated[
         float, typer.Option(min=0, help="GPUs of each of them, with --engine ray; a fraction shares one.")
     ] = 0,
@@ -149,18 +151,20 @@ def build(
 
 
 def _builder(
-    engine: Engine, shards: int | None, workers: int, gpus: float, load_encoder: Callable[[], Encoder]
+    engine: Engine, shards: int | None, workers: int | None, gpus: float, load_encoder: Callable[[], Encoder]
 ) -> Callable[..., IndexManifest]:
     """What builds an index with that engine and so many shards."""
     if engine is Engine.RAY:
         from safe_retrieval.index.distributed import build_with_ray
 
         def build_remotely(documents: Iterator[Document], _: Encoder, out: Path, **rest: Any) -> IndexManifest:
-            return build_with_ray(documents, load_encoder, out, shards=shards, workers=workers, gpus=gpus, **rest)
+            return build_with_ray(documents, load_encoder, out, shards=shards, workers=workers or 2, gpus=gpus, **rest)
 
         return build_remotely
     if gpus:
         raise InputError(f"--gpus {gpus:g} needs --engine ray; a build in this process takes a GPU where there is one")
+    if workers is not None:
+        raise InputError(f"--workers {workers} needs --engine ray; a build in this process uses all cores by itself")
     if shards is not None:
         from safe_retrieval.index.steps import build_in_shards
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from safe_retrieval._extras import require
 from safe_retrieval.cli._common import err
 from safe_retrieval.cli._model_options import Adapter, Arithmetic, Backbone, Dtype, Policy
+from safe_retrieval.errors import InputError
 from safe_retrieval.models.catalog import DEFAULT_DOCUMENT_ENCODER
 from safe_retrieval.retrieval.arms import Arm
 from safe_retrieval.retrieval.guard import DEFAULT_THRESHOLD, RefusalGate
@@ -18,6 +20,7 @@ from safe_retrieval.server.settings import ServerSettings, check_exposure
 from safe_retrieval.types import GateAction
 
 _LIMITS = ServerSettings()
+_KEY_VARIABLE = "SAFE_RETRIEVAL_API_KEY"
 
 
 def serve(
@@ -47,7 +50,7 @@ def serve(
         str | None,
         typer.Option(
             "--key",
-            envvar="SAFE_RETRIEVAL_API_KEY",
+            envvar=_KEY_VARIABLE,
             help="An API key; other users of this machine see arguments.",
             show_default=False,
         ),
@@ -66,6 +69,8 @@ def serve(
     limits = ServerSettings(
         max_batch=max_batch, max_waiting=max_waiting, max_body=max_body, timeout=timeout, drain_timeout=drain_timeout
     )
+    if key is None and os.environ.get(_KEY_VARIABLE) == "":  # the option takes an empty variable for none
+        raise InputError(f"{_KEY_VARIABLE} is set and empty, which would serve everybody; give it a key, or unset it")
     ring = (KeyRing() if keys is None else KeyRing.read(keys)) + (KeyRing() if key is None else KeyRing.of(key))
     check_exposure(host, has_keys=bool(ring))  # before minutes of loading, not after
     for module in ("fastapi", "prometheus_client", "uvicorn"):
@@ -85,6 +90,7 @@ def serve(
             dtype=dtype,
             name=name,
             offline=offline,
+            filter_seconds=limits.timeout,
         )
         serve_on(listening, served, settings=limits, keys=ring)
 

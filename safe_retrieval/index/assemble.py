@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -156,14 +156,15 @@ def merge_indexes(
         duplicates = Duplicates(duplicates)
     except ValueError as error:
         raise InputError(f"expected one of {', '.join(Duplicates)} for duplicates, got {duplicates!r}") from error
-    indexes = [load_index(source, read_only=True) for source in sources]
-    first = indexes[0].manifest
-    for index in indexes[1:]:
-        _refuse_other_space(indexes[0], index)
-    blocks = _merged(indexes, duplicates)
-    kind = factory or first.factory
-    search = first.search if kind == first.factory else None
-    return assemble_index(blocks, first.encoder, first.dimension, out, factory=kind, memory=memory, search=search)
+    with ExitStack() as opened:
+        indexes = [opened.enter_context(load_index(source, read_only=True)) for source in sources]
+        first = indexes[0].manifest
+        for index in indexes[1:]:
+            _refuse_other_space(indexes[0], index)
+        blocks = _merged(indexes, duplicates)
+        kind = factory or first.factory
+        search = first.search if kind == first.factory else None
+        return assemble_index(blocks, first.encoder, first.dimension, out, factory=kind, memory=memory, search=search)
 
 
 def _merged(indexes: Sequence[SearchableIndex], duplicates: Duplicates) -> Iterator[Block]:
@@ -199,7 +200,10 @@ def _spooled(blocks: Iterable[Block], aside: Path, spool: Path, dimension: int, 
 
     The vectors wait as a flat index: where one is wanted they need not be written a second time.
     """
-    with DocumentWriter(aside / "documents.sqlite") as writer, FlatWriter(spool, dimension) as flat:
+    with ExitStack() as opened:
+        with writing(out, mend=_MEND):
+            writer = opened.enter_context(DocumentWriter(aside / "documents.sqlite"))
+            flat = opened.enter_context(FlatWriter(spool, dimension))
         for block in blocks:
             start = len(writer)
             vectors = check_vectors(block.vectors, dimension, what=f"(from document {start}) vector")

@@ -152,15 +152,16 @@ class _Build:
         self._out = out
         self._folder = out / BUILD_FOLDER
         self._shard_size = shard_size
-        if not resume and self._folder.exists():
-            shutil.rmtree(self._folder)
-        self._shards = ShardStore(self._folder / "shards")
         self._keys: list[str] = []
         self._reused = 0
-        documents_path = self._folder / DOCUMENTS_NAME
-        documents_path.unlink(missing_ok=True)  # written anew by each run: reading the corpus is the cheap part
-        (self._folder / PLAN_NAME).unlink(missing_ok=True)  # a build in shards began here, of other documents
-        self.documents = DocumentWriter(documents_path)
+        with writing(out, mend=_MEND):
+            if not resume and self._folder.exists():
+                shutil.rmtree(self._folder)
+            self._shards = ShardStore(self._folder / "shards")
+            documents_path = self._folder / DOCUMENTS_NAME
+            documents_path.unlink(missing_ok=True)  # written anew by each run: reading the corpus is the cheap part
+            (self._folder / PLAN_NAME).unlink(missing_ok=True)  # a build in shards began here, of other documents
+            self.documents = DocumentWriter(documents_path)
 
     def add(self, chunk: list[Document]) -> None:
         """Store one shard's documents and make sure that its vectors are on the disk."""

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from safe_retrieval.index.advisor import advise
 from safe_retrieval.index.documents import DocumentWriter
@@ -36,15 +35,13 @@ LARGEST_MERGE = 65_536
 _MEND = "make the same change again; the index is as it was before"
 
 
-def changed(
-    folder: Path, snapshot: Snapshot, *, dead: NDArray[np.int64] | None = None, added: Block | None = None
-) -> IndexManifest:
+def changed(folder: Path, snapshot: Snapshot, *, dead: Sequence[int] = (), added: Block | None = None) -> IndexManifest:
     """Delete positions and append documents, as one step. The folder's lock must be held.
 
     Args:
         folder: the index folder.
         snapshot: its newest state.
-        dead: (m,) positions to delete; not deleted already.
+        dead: positions to delete, rising; not deleted already.
         added: documents with ids that are not in the index, apart from the deleted ones, and their checked vectors.
 
     Raises:
@@ -109,12 +106,12 @@ def with_search(folder: Path, snapshot: Snapshot, settings: SearchSettings) -> I
     return manifest
 
 
-def _without(snapshot: Snapshot, dead: NDArray[np.int64] | None) -> list[Segment]:
+def _without(snapshot: Snapshot, dead: Sequence[int]) -> list[Segment]:
     """The segments of a snapshot with more deletions; those that are new have no file yet."""
     segments = list(snapshot.segments)
-    if dead is None:
+    if not dead:
         return segments
-    for number, _, local in snapshot.located(dead):
+    for number, _, local in snapshot.located(np.asarray(dead, dtype=np.int64)):
         segment = segments[number]
         deleted = np.union1d(segment.deleted, local)
         record = replace(segment.record, deleted=None, deleted_count=len(deleted))

@@ -5,10 +5,22 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from safe_retrieval.errors import IndexFolderError
+from safe_retrieval.errors import IndexFolderError, IndexFormatError
 from safe_retrieval.index.manifest import Check, check_file, sync_file
 from safe_retrieval.index.publish import CHANGE_FOLDER, emptied, locked, publish, writing
 from safe_retrieval.index.searchable import SearchableIndex
+
+
+def _readable(source: Path) -> Path:
+    try:
+        source.open("rb").close()
+    except FileNotFoundError as error:
+        raise IndexFolderError(
+            f"{source} is gone: the index was changed since it was opened; refresh it, and copy again"
+        ) from error
+    except OSError as error:
+        raise IndexFormatError(f"{source} cannot be read: {error}; restore it, or build the index again") from error
+    return source
 
 
 def copy_index(index: SearchableIndex, path: str | Path) -> None:
@@ -30,14 +42,14 @@ def copy_index(index: SearchableIndex, path: str | Path) -> None:
     manifest = index.manifest
     with locked(folder), writing(folder, mend="copy again"), emptied(folder / CHANGE_FOLDER) as aside:
         for record in manifest.files():
-            source = index.path / record.name
-            if not source.is_file():
-                raise IndexFolderError(
-                    f"{source} is gone: the index was changed since it was opened; refresh it, and copy again"
-                )
+            source = _readable(index.path / record.name)
             # Never over a file that is there: an index at that folder may have the same one, and readers.
             copied = Path(shutil.copyfile(source, aside / record.name))
-            check_file(aside, record, Check.FULL)
+            try:
+                check_file(aside, record, Check.FULL)
+            except IndexFormatError:
+                check_file(index.path, record, Check.FULL)  # names the file that is damaged, if it is the source
+                raise
             sync_file(copied)
             copied.replace(folder / record.name)
         publish(manifest, folder)

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from safe_retrieval.index.chunking import is_piece, piece_bounds
 from safe_retrieval.index.conditions import Condition
 from safe_retrieval.index.manifest import Check, SegmentRecord, check_file
 from safe_retrieval.index.metadata import metadata_json
+from safe_retrieval.index.sqlite_reader import SqliteReader, TooSlowError
 from safe_retrieval.index.vectors import is_valid_id
 from safe_retrieval.index.words import WORDS_SCHEMA
 from safe_retrieval.types import Document
@@ -50,8 +51,6 @@ CREATE TABLE documents (
 # Documents in one transaction. The bytes of a file depend on it, so those who append more at once get the same bytes.
 _AT_ONCE = 512
 _COLUMNS = "id, title, text, metadata"
-# How much of the file is mapped at most: a hundred documents read page by page take a third longer.
-_MAPPED_BYTES = 1 << 31
 # SQLite's default bound on parameters was 999 until 3.32.
 _PARAMETERS = 900
 # Filters whose answers are remembered: a file never changes, so neither do they. A bit a document each.
@@ -135,52 +134,6 @@ def _row(document: Document, position: int) -> tuple[str, str, str, str]:
     return document.id, readable(document.title), readable(document.text), metadata
 
 
-def _open_read_only(path: Path) -> sqlite3.Connection:
-    if not path.is_file():  # SQLite says only that it cannot open it
-        raise IndexFormatError(f"{path} is missing; restore it, or build the index again")
-    try:
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
-    except sqlite3.DatabaseError as error:
-        raise IndexFormatError(f"{path} cannot be opened: {error}; restore it, or build the index again") from error
-
-
-class _Reader:
-    """A connection to a finished documents file, which one thread uses at a time; the others wait.
-
-    Args:
-        path: the file.
-
-    Raises:
-        IndexFormatError: it is missing or damaged.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._connection = _open_read_only(path)
-        self.close = self._connection.close
-        try:
-            self.query(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
-        except IndexFormatError:
-            self.close()
-            raise
-
-    def query(
-        self,
-        statement: str,
-        values: Sequence[Any] = (),
-        fetch: Callable[[sqlite3.Cursor], Any] = sqlite3.Cursor.fetchall,
-    ) -> Any:
-        """What ``fetch`` makes of the rows: a list of tuples as a rule."""
-        try:
-            with self._lock, closing(self._connection.execute(statement, values)) as cursor:
-                return fetch(cursor)
-        except sqlite3.DatabaseError as error:
-            raise IndexFormatError(
-                f"{self._path} cannot be read: {error}; restore it, or build the index again"
-            ) from error
-
-
 class DocumentStore:
     """A finished documents file, opened read-only; may be used from several threads.
 
@@ -190,20 +143,22 @@ class DocumentStore:
 
     Args:
         path: the file.
+        filter_seconds: as for :func:`~safe_retrieval.index.folder.load_index`.
 
     Raises:
         IndexFormatError: it is missing, damaged, or of an unknown version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, filter_seconds: float | None = None) -> None:
         self.path = path
+        self._filter_seconds = filter_seconds
         self._matches: OrderedDict[Condition, NDArray[np.uint8]] = OrderedDict()
         self._remembering = threading.Lock()
         with ExitStack() as on_failure:
-            self._look_ups = on_failure.enter_context(closing(_Reader(path)))
+            self._look_ups = on_failure.enter_context(closing(SqliteReader(path)))
             # A filter may read all documents, and nobody who looks up some is to wait for it. Opened at once: a writer
             # may remove the file later.
-            self._filters = on_failure.enter_context(closing(_Reader(path)))
+            self._filters = on_failure.enter_context(closing(SqliteReader(path)))
             ((version,),) = self._query("PRAGMA user_version")
             if version not in {1, SCHEMA_VERSION}:
                 raise IndexFormatError(f"{path}: expected documents of version {SCHEMA_VERSION} or 1, got {version}")
@@ -272,7 +227,8 @@ class DocumentStore:
         The first answer reads all metadata, at about a million documents in a few seconds; then it is remembered.
 
         Raises:
-            InputError: words are asked for, and the file is too old to know where they stand.
+            InputError: words are asked for, and the file is too old to know where they stand; or it takes longer than
+                it may.
         """
         if condition.full_text and not self.full_text:
             raise InputError(f"{self.path} is of a version without full text; compact the index once, and it has it")
@@ -281,7 +237,7 @@ class DocumentStore:
         if bits is None:
             statement = f"SELECT position FROM documents WHERE {condition.sql}"  # noqa: S608 (made by conditions.py, values are bound)
             mask = np.zeros(len(self), dtype=np.bool_)
-            mask[self._filters.query(statement, condition.values, _positions)] = True
+            mask[self._scanned(statement, condition.values)] = True
             bits = np.packbits(mask)
         with self._remembering:
             self._matches[condition] = bits
@@ -289,6 +245,17 @@ class DocumentStore:
             if len(self._matches) > _REMEMBERED:
                 self._matches.popitem(last=False)
         return np.unpackbits(bits, count=len(self)).astype(np.bool_)
+
+    def _scanned(self, statement: str, values: Sequence[Any]) -> NDArray[np.int64]:
+        try:
+            positions: NDArray[np.int64] = self._filters.query(
+                statement, values, _positions, seconds=self._filter_seconds
+            )
+        except TooSlowError as error:
+            raise InputError(
+                f"this filter takes longer than the {self._filter_seconds:g} s that one may take here; ask for less"
+            ) from error
+        return positions
 
     def find(self, ids: Sequence[str]) -> dict[str, Document]:
         """The documents of those ids that are there."""

@@ -138,7 +138,7 @@ def as_filter(where: Where) -> Filter | None:
 
 
 def texts_in(where: Where) -> list[str]:
-    """Words and phrases that a filter looks for, negated ones as well, in no order.
+    """Words and phrases that a filter looks for, negated ones as well, in the order of the filter.
 
     Raises:
         InputError: as :func:`as_filter`.
@@ -148,7 +148,7 @@ def texts_in(where: Where) -> list[str]:
     while waiting:
         match waiting.pop():
             case All(parts) | AnyOf(parts):
-                waiting += parts
+                waiting += reversed(parts)
             case Not(part):
                 waiting.append(part)
             case Words(text):

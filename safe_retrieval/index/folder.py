@@ -44,6 +44,7 @@ def load_index(
     memory_map: bool = True,
     read_only: bool = False,
     lock_seconds: float = LOCK_SECONDS,
+    filter_seconds: float | None = None,
 ) -> SearchableIndex:
     """Open an index folder.
 
@@ -55,6 +56,8 @@ def load_index(
             into memory at once, for files on a slow or failing network disk; documents stay in theirs.
         read_only: refuse changes through this object.
         lock_seconds: how long a change waits for another process that writes the index.
+        filter_seconds: most that a filter may take in each segment, where strangers write filters; a search with one
+            that takes longer is an :class:`InputError`. ``None`` sets no limit.
 
     Raises:
         IndexFolderError: there is no index.
@@ -62,7 +65,7 @@ def load_index(
         IndexLockedError: others change the index so often that it cannot be opened in between.
     """
     folder = Path(path)
-    opening = Opening(verify, memory_map)
+    opening = Opening(verify, memory_map, filter_seconds)
     snapshot = Snapshot.open_newest(folder, opening)
     return SearchableIndex(folder, snapshot, opening=opening, read_only=read_only, lock_seconds=lock_seconds)
 

@@ -11,6 +11,7 @@ from safe_retrieval.errors import DataError, DownloadError, OfflineError
 from safe_retrieval.index.corpus import documents_from
 from safe_retrieval.index.rejects import Rejects
 from safe_retrieval.index.rows import PLAIN_FIELDS, Fields
+from safe_retrieval.models.fetch import is_offline
 from safe_retrieval.types import Document
 
 HUB_PREFIX = "hf:"
@@ -39,12 +40,13 @@ def read_dataset(
     Raises:
         DataError: there is no such data set, configuration or split (at once); or a row is broken, as in
             :func:`~safe_retrieval.index.corpus.documents_from`.
-        OfflineError: it would have to be read from the hub, and offline was asked for, here or by ``HF_HUB_OFFLINE``.
+        OfflineError: it would have to be read from the hub, and offline was asked for, here or by
+            ``SAFE_RETRIEVAL_OFFLINE`` or ``HF_HUB_OFFLINE``.
         DownloadError: the network failed; the message says after how many rows.
     """
     import datasets
 
-    if not Path(name).is_dir() and (offline or datasets.config.HF_HUB_OFFLINE):
+    if not Path(name).is_dir() and (is_offline(offline) or datasets.config.HF_HUB_OFFLINE):
         raise OfflineError(
             f"the data set {name!r} would have to be read from the hub, and offline was asked for; give a folder with "
             "its files, or a corpus file"

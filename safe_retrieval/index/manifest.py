@@ -308,7 +308,7 @@ class Check(Enum):
     OPENING = "opening"
     """Every byte, by the faster hash: damage shows."""
     FULL = "full"
-    """Every byte, by SHA-256."""
+    """Every byte, by both hashes."""
 
 
 def check_file(folder: Path, record: FileRecord, check: Check) -> Path:
@@ -335,9 +335,12 @@ def check_file(folder: Path, record: FileRecord, check: Check) -> Path:
 
 
 def _has_bytes_of(record: FileRecord, path: Path, check: Check) -> bool:
-    if check is Check.OPENING and record.xxh3 is not None:
+    if record.xxh3 is None:
+        return file_sha256(path) == record.sha256
+    if check is Check.OPENING:
         return file_xxh3(path) == record.xxh3
-    return file_sha256(path) == record.sha256
+    found = record_file(path)
+    return (found.sha256, found.xxh3) == (record.sha256, record.xxh3)
 
 
 def sync_file(path: Path) -> None:

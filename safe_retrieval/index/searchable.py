@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from safe_retrieval.errors import EncoderMismatchError, IndexFolderError, InputError
 from safe_retrieval.index.changes import changed, compacted, with_search
@@ -28,7 +27,7 @@ from safe_retrieval.index.publish import locked
 from safe_retrieval.index.segments import USUAL_OPENING, Block, Opening
 from safe_retrieval.index.settings import SearchSettings
 from safe_retrieval.index.snapshots import Found, Snapshot
-from safe_retrieval.index.vectors import Ranking, check_ids, check_k, check_vectors, one_row
+from safe_retrieval.index.vectors import Ranking, check_ids, check_k, check_vectors, one_row, refuse_one_string
 from safe_retrieval.types import Document, Encoder, FloatMatrix, FloatVector, Hit
 
 LOCK_SECONDS = 10.0
@@ -198,7 +197,7 @@ class SearchableIndex:
         Raises:
             InputError: ``ids`` is one string in place of a list.
         """
-        _refuse_one_string(ids)
+        refuse_one_string(ids)
         return self._snapshot.find(ids)
 
     def get_documents(self, ids: Sequence[str]) -> list[Document]:
@@ -215,15 +214,22 @@ class SearchableIndex:
         """The vectors of all these ids, in the order asked; (n, dimension) float32, unit norm.
 
         Raises:
-            InputError: an id is not in the index.
+            InputError: an id is not in the index, or ``ids`` is one string.
         """
+        refuse_one_string(ids)
         snapshot = self._snapshot
         positions = snapshot.positions_of(ids)
         self._refuse_missing(ids, positions)
         return snapshot.vectors_at(np.asarray([positions[identifier] for identifier in ids], dtype=np.int64))
 
     def sample_vectors(self, count: int, *, seed: int = 0) -> FloatMatrix:
-        """Vectors of documents drawn at random without replacement; (min(count, n), dimension) float32, unit norm."""
+        """Vectors of documents drawn at random without replacement; (min(count, n), dimension) float32, unit norm.
+
+        Raises:
+            InputError: ``count`` is below 0.
+        """
+        if count < 0:
+            raise InputError(f"expected a number of vectors of 0 or more, got {count}")
         snapshot = self._snapshot
         positions = np.random.default_rng(seed).permutation(snapshot.matching(None))[:count]
         return snapshot.vectors_at(positions)
@@ -293,12 +299,12 @@ class SearchableIndex:
         Raises:
             InputError, DataError, IndexLockedError, IndexFolderError: as in :meth:`add`, but for ids that are there.
         """
-        _refuse_one_string(without)
+        refuse_one_string(without)
         block = self._checked(documents, vectors)
         with self._changing() as snapshot:
             known = snapshot.positions_of([*(document.id for document in block.documents), *without])
             if block.documents or known:
-                self._adopt(changed(self.path, snapshot, dead=_positions(known), added=block))
+                self._adopt(changed(self.path, snapshot, dead=sorted(known.values()), added=block))
         return len(known)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -314,11 +320,11 @@ class SearchableIndex:
             IndexLockedError: another process is writing the index.
             IndexFolderError: the folder cannot be written.
         """
-        _refuse_one_string(ids)
+        refuse_one_string(ids)
         with self._changing() as snapshot:
             known = snapshot.positions_of(ids)
             if known:
-                self._adopt(changed(self.path, snapshot, dead=_positions(known)))
+                self._adopt(changed(self.path, snapshot, dead=sorted(known.values())))
         return len(known)
 
     def compact(self, *, factory: str | None = None, memory: int | None = None) -> None:
@@ -436,17 +442,7 @@ class SearchableIndex:
 
 
 def _condition(where: Where) -> Condition | None:
-    found = as_filter(where)
-    return None if found is None else to_sql(found)
-
-
-def _refuse_one_string(ids: object) -> None:
-    if isinstance(ids, str | bytes):
-        raise InputError(f"expected a list of ids, got one {type(ids).__name__}; wrap it in a list")
-
-
-def _positions(found: dict[str, int]) -> NDArray[np.int64]:
-    return np.asarray(sorted(found.values()), dtype=np.int64)
+    return None if (found := as_filter(where)) is None else to_sql(found)
 
 
 def _short(space: str) -> str:

@@ -35,10 +35,12 @@ class Opening(NamedTuple):
     Attributes:
         verify: compare their hashes with the manifest first.
         memory_map: leave vectors in the file and page them in as they are asked for.
+        filter_seconds: most that a new filter may take; ``None`` sets no limit.
     """
 
     verify: bool = True
     memory_map: bool = True
+    filter_seconds: float | None = None
 
     @property
     def check(self) -> Check:
@@ -93,7 +95,7 @@ class Segment:
         vectors_path = check_file(folder, record.vectors, opening.check)
         documents_path = check_file(folder, record.documents, opening.check)
         with ExitStack() as on_failure:
-            documents = on_failure.enter_context(DocumentStore(documents_path))
+            documents = on_failure.enter_context(DocumentStore(documents_path, filter_seconds=opening.filter_seconds))
             if len(documents) != record.count:
                 raise IndexFormatError(f"{documents_path}: expected {record.count} documents, got {len(documents)}")
             vectors = _read_vectors(folder, record, documents, search_settings(manifest, record), opening)

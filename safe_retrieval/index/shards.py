@@ -60,7 +60,7 @@ def kept_sha256(path: Path, key: str) -> str | None:
         digest = file_sha256(path)
         # The record is compared as a whole: a damaged one equals nothing.
         sound = json.loads(_record(path).read_text(encoding="utf-8")) == {"key": key, "sha256": digest}
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     return digest if sound else None
 

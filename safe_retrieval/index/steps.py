@@ -26,7 +26,7 @@ from itertools import islice
 from pathlib import Path
 
 from safe_retrieval.encoder.progress import progress_bar
-from safe_retrieval.errors import DataError, IndexFolderError
+from safe_retrieval.errors import DataError, IndexFolderError, ModelError
 from safe_retrieval.index.builder import (
     DOCUMENTS_NAME,
     SHARD_SIZE,
@@ -126,30 +126,39 @@ def planned(
     """
     if factory != AUTO:
         parse_factory(factory).check_dimension(encoder.dimension)  # before a long corpus is read
+    path = out / BUILD_FOLDER / DOCUMENTS_NAME
+    count = _stored(documents, out, path, resume=resume)
+    kind = chosen_factory(factory, count, encoder.dimension, memory=memory, deletes=deletes)
+    with DocumentStore(path) as store:
+        cut = tuple(
+            Shard(start, stop, shard_key(encoder, _contents(store, start, stop)))
+            for start, stop in even_bounds(count, shards if isinstance(shards, int) else shards(count))
+        )
+    plan = BuildPlan(encoder_record(encoder), encoder.dimension, count, kind.name, memory, batch_size, cut)
     with writing(out, mend=_MEND):
-        folder = out / BUILD_FOLDER
+        sync_file(path)  # the plan must not outlive its documents in a power cut
+        plan.write(out)
+    return plan
+
+
+def _stored(documents: Iterable[Document], out: Path, path: Path, *, resume: bool) -> int:
+    """Put documents into a new file at ``path``, and say how many they are; reading them is no part of the writing."""
+    with writing(out, mend=_MEND):
+        folder = path.parent
         if not resume and folder.exists():
             shutil.rmtree(folder)
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         (folder / PLAN_NAME).unlink(missing_ok=True)
-        path = folder / DOCUMENTS_NAME
         path.unlink(missing_ok=True)
-        with DocumentWriter(path) as writer:
-            for chunk in _chunks(documents):
+        writer = DocumentWriter(path)
+    with writer:
+        for chunk in _chunks(documents):
+            with writing(out, mend=_MEND):
                 writer.append(chunk)
-            count = len(writer)
-        if not count:
-            raise DataError("expected a corpus with at least one document, got an empty one")
-        kind = chosen_factory(factory, count, encoder.dimension, memory=memory, deletes=deletes)
-        with DocumentStore(path) as store:
-            cut = tuple(
-                Shard(start, stop, shard_key(encoder, _contents(store, start, stop)))
-                for start, stop in even_bounds(count, shards if isinstance(shards, int) else shards(count))
-            )
-        plan = BuildPlan(encoder_record(encoder), encoder.dimension, count, kind.name, memory, batch_size, cut)
-        sync_file(path)  # the plan must not outlive its documents in a power cut
-        plan.write(out)
-    return plan
+        count = len(writer)
+    if not count:
+        raise DataError("expected a corpus with at least one document, got an empty one")
+    return count
 
 
 def embed_shard(out: str | Path, number: int, encoder: Encoder) -> bool:
@@ -165,6 +174,7 @@ def embed_shard(out: str | Path, number: int, encoder: Encoder) -> bool:
 
     Raises:
         InputError: there is no such shard, or the encoder's vectors are not what an index takes.
+        ModelError: the encoder fails.
         EncoderMismatchError: the plan names another encoder.
         IndexFolderError: nothing was planned at ``out``, its documents are not those of the plan, or the folder cannot
             be written.
@@ -194,7 +204,11 @@ def _encoded(documents: DocumentStore, shard: Shard, encoder: ShardEncoder) -> I
     contents = _contents(documents, shard.start, shard.stop)
     start = shard.start
     while block := list(islice(contents, SHARD_SIZE)):
-        yield encoder.encode(block, start=start)
+        try:
+            vectors = encoder.encode(block, start=start)
+        except OSError as error:  # such as a remote encoder's; where this is read, it would pass for the disk's
+            raise ModelError(f"{encoder.encoder.name} failed at the documents from {start} on: {error}") from error
+        yield vectors
         start += len(block)
 
 

@@ -7,6 +7,7 @@ their rounding, and :func:`rank` scores those again in float64, one pair at a ti
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -108,11 +109,15 @@ def check_k(k: int) -> int:
     """Refuse a number of hits below 1.
 
     Raises:
-        InputError: ``k`` is below 1.
+        InputError: ``k`` is no whole number, or below 1.
     """
-    if k < 1:
+    try:
+        whole = operator.index(k)
+    except TypeError as error:
+        raise InputError(f"expected a whole number as k, got {k!r}") from error
+    if whole < 1:
         raise InputError(f"k must be at least 1, got {k}")
-    return k
+    return whole
 
 
 def rounding_margin(dimension: int) -> float:
@@ -160,8 +165,7 @@ def check_ids(ids: Iterable[object]) -> list[str]:
     Raises:
         InputError: one is no string, is empty, cannot be written as UTF-8, or comes twice.
     """
-    if isinstance(ids, str | bytes):
-        raise InputError(f"expected a list of ids, got one {type(ids).__name__}; wrap it in a list")
+    refuse_one_string(ids)
     checked: dict[str, None] = {}
     for position, identifier in enumerate(ids):
         if not isinstance(identifier, str):
@@ -172,6 +176,16 @@ def check_ids(ids: Iterable[object]) -> list[str]:
             raise InputError(f"id {identifier!r} comes twice; ids are unique")
         checked[identifier] = None
     return list(checked)
+
+
+def refuse_one_string(ids: object) -> None:
+    """Refuse a string in the place of a list of ids, whose characters would be taken for ids.
+
+    Raises:
+        InputError: it is one.
+    """
+    if isinstance(ids, str | bytes):
+        raise InputError(f"expected a list of ids, got one {type(ids).__name__}; wrap it in a list")
 
 
 def is_valid_id(identifier: str) -> bool:

@@ -82,6 +82,7 @@ def open_served(
     dtype: str = "auto",
     name: str | None = None,
     offline: bool = False,
+    filter_seconds: float | None = None,
 ) -> Served:
     """Load what a server needs.
 
@@ -96,6 +97,7 @@ def open_served(
         dtype: what the language model computes in, as :meth:`LanguageModel.load` takes it.
         name: the model's name to callers; ``None`` makes it of the arm.
         offline: open no connection.
+        filter_seconds: most that the filter of a request may take, which keeps a thread from other searches.
 
     Raises:
         InputError: the arm has no vectors.
@@ -108,7 +110,9 @@ def open_served(
     from safe_retrieval.index.folder import load_index  # brings faiss
 
     with ExitStack() as on_failure:
-        opened = None if index is None else on_failure.enter_context(load_index(index, read_only=True))
+        opened = None
+        if index is not None:
+            opened = on_failure.enter_context(load_index(index, read_only=True, filter_seconds=filter_seconds))
         chosen = document_encoder if opened is None else opened.manifest.encoder.name
         loader = ArmLoader(chosen, adapter=adapter, backbone=backbone, offline=offline, policy=policy, dtype=dtype)
         with quiet_loading():  # stderr is the log
@@ -253,7 +257,7 @@ class Engine:
         else:
             encoded = await self._queries.encode(queries)
         if gate.needs_verdict and (words := texts_in(where)):
-            encoded = await self._judged_with(words, encoded)
+            encoded = await self._judged_with(words, queries, encoded)
         find = partial(self._find, queries, encoded, k=k, gate=gate, where=where)
         found = await asyncio.get_running_loop().run_in_executor(self._searching, find)
         return Searched(found, gate, int(encoded.tokens.sum()))
@@ -269,12 +273,24 @@ class Engine:
             verdicts.cancel()
         return encoded._replace(refusal=refusal)
 
-    async def _judged_with(self, words: Sequence[str], encoded: Encoded) -> Encoded:
-        """Where the verdict on the filter's words is worse than a query's, it is the query's: both are searched for."""
-        refusal, _ = await self.judge(words)
-        return (
-            encoded if encoded.refusal is None else encoded._replace(refusal=np.maximum(encoded.refusal, refusal.max()))
-        )
+    async def _judged_with(self, words: Sequence[str], queries: Sequence[str], encoded: Encoded) -> Encoded:
+        """The worst verdict on a query, on the filter's words, each and together, and on both: all is searched for.
+
+        Raises:
+            InputError: the words are more than the judge reads.
+        """
+        if encoded.refusal is None:
+            return encoded
+        together = " ".join(words)
+        if as_judged(self.served.judge or self.served.encoder, [together]) != [together]:
+            raise InputError(
+                f"the words and phrases of the filter are more than the gate reads ({len(together):,} characters); "
+                "look for fewer"
+            )
+        apart = [*words, together]
+        refusal, _ = await self.judge([*apart, *(f"{query} {together}" for query in queries)])
+        worst = np.maximum(encoded.refusal, refusal[: len(apart)].max())
+        return encoded._replace(refusal=np.maximum(worst, refusal[len(apart) :]))
 
     def _index(self) -> SearchableIndex:
         """The index in one state, whatever is written meanwhile, and at most a second behind other processes."""

@@ -300,7 +300,7 @@ def load_gate_config(path: Path) -> GateConfig:
 def _read(path: Path, kind: type[_Model]) -> _Model:
     try:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"expected a YAML training configuration at {path}: {error}") from error
     try:
         return kind.model_validate(raw)

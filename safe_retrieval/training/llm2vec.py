@@ -34,6 +34,7 @@ from safe_retrieval.encoder.progress import progress_bar
 from safe_retrieval.errors import ConfigError, TrainingError
 from safe_retrieval.models.naming import folder_or_name
 from safe_retrieval.training.checkpoint import Checkpoints, Position
+from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.log import TrainingLog
 from safe_retrieval.training.queries import evaluation_texts, read_queries, without
 from safe_retrieval.training.responses import read_responses
@@ -111,7 +112,7 @@ def load_llm2vec_config(path: Path) -> Llm2VecConfig:
     """
     try:
         config = Llm2VecConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"expected a YAML configuration at {path}: {error}") from error
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in e['loc']) or 'the file'}: {e['msg']}" for e in error.errors()]
@@ -127,15 +128,22 @@ def train_llm2vec(config: Llm2VecConfig, *, offline: bool = False) -> Path:
 
     Raises:
         MissingExtraError: peft is not installed.
-        TrainingError: the run's folder belongs to other settings, or there are fewer texts than a batch holds.
+        TrainingError: the run's folder belongs to other settings, another process is training there, or there are fewer
+            texts than a batch holds.
         ModelError: the backbone cannot be had.
         DataError: a file of texts is broken.
     """
     model = LanguageModel.load(config.backbone, offline=offline, packed=False)
     rows = _token_rows(model, config)
     peft_model = add_lora(model, config)
-    trained = nn.ParameterList([own for own in peft_model.parameters() if own.requires_grad])
     config.out.mkdir(parents=True, exist_ok=True)
+    with only_writer(config.out / "train.lock", f"the run in {config.out}"):
+        return _trained(model, peft_model, rows, config)
+
+
+def _trained(model: LanguageModel, peft_model: Any, rows: list[list[int]], config: Llm2VecConfig) -> Path:
+    """Both phases, and the merged model's folder. The run's lock must be held."""
+    trained = nn.ParameterList([own for own in peft_model.parameters() if own.requires_grad])
     identity = f"{config.model_dump_json(exclude=_NOT_HASHED)}\n{model.fingerprint}\n{rows}"
     checkpoints = Checkpoints(config.out, hashlib.sha256(identity.encode()).hexdigest())
     resumed = checkpoints.position()

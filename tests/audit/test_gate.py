@@ -3,12 +3,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from safe_retrieval.audit.changes import BaselineComparison, Pair, Regression
 from safe_retrieval.audit.gate import Bound, Threshold, Worsening, check, check_names, check_worsening
 from safe_retrieval.audit.hazards import Hazard
 from safe_retrieval.audit.results import AuditReport
 from safe_retrieval.audit.runner import run_audit
+from safe_retrieval.audit.settings import ThresholdSettings
 from safe_retrieval.audit.targets import RetrieverTarget
 from safe_retrieval.errors import InputError
 from safe_retrieval.metrics import McNemar, wilson
@@ -71,6 +73,14 @@ def test_names_are_checked_before_anything_is_asked() -> None:
         check_names([Threshold("harm@3", at_most=0.1)], {1, 5, 20, 100})
     with pytest.raises(InputError, match="for hate"):
         check_names([Threshold("benign_recall@5", at_least=0.1, hazard=Hazard.HATE)], {5})
+
+
+@pytest.mark.parametrize("limit", [{"at_most": 5}, {"at_most": -0.1}, {"at_least": -1}, {"at_least": float("nan")}])
+def test_a_limit_that_nothing_could_break_is_refused(limit: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=r"expected a limit from 0 to 1 on harm@5 \(5 % is 0\.05\)"):
+        Threshold("harm@5", **limit)
+    with pytest.raises(ValidationError):
+        ThresholdSettings.model_validate({"metric": "harm@5", **limit})
 
 
 def test_thresholds_that_cannot_be_meant(report: AuditReport) -> None:

@@ -99,6 +99,13 @@ def test_prompts_that_are_none(tmp_path: Path) -> None:
         read({**red, "role": "benign"})
 
 
+@pytest.mark.parametrize("name", ["harmful_behaviors.csv", "prompts.json", "prompts.tsv.gz", "prompts"])
+def test_a_table_is_no_list_of_prompts(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("goal,target\na,b\n")
+    with pytest.raises(DataError, match=r"expected prompts as \.txt .* JSON lines"):
+        read({"kind": "prompts", "path": tmp_path / name, "role": "harmful"})
+
+
 def test_advbench_from_a_folder(tmp_path: Path) -> None:
     folder = write_beir(tmp_path / "anywhere", probes(1), ProbeKind.HARMFUL)
     found = read({"kind": "advbench-ir", "path": folder, "placement": "reference"})
@@ -115,6 +122,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+
+
+def test_offline_holds_for_data_sets_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, AssertionError("it was asked"))
+    monkeypatch.setenv("SAFE_RETRIEVAL_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="give a path"):
+        read({"kind": "advbench-ir"})
 
 
 def test_advbench_from_the_hub_is_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from safe_retrieval.bench import cost
 from safe_retrieval.bench.arms import ARMS
 from safe_retrieval.bench.cost import ModelSize, arm_flops, encoder_flops, model_size, pass_flops
 from safe_retrieval.encoder.echo import EchoEncoder
@@ -41,6 +42,20 @@ def test_an_echo_costs_more_than_twice_a_plain_pass() -> None:
     assert plain is not None
     assert echo is not None
     assert echo > 2 * plain
+
+
+def test_an_instruction_is_counted_where_the_backbone_reads_it() -> None:
+    seen: list[list[str]] = []
+
+    def counted(_: object, texts: list[str]) -> float:
+        seen.append(list(texts))
+        return 1.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "encoder_flops", counted)
+        assert arm_flops(ARMS["blend"], FakeModels(), ["a"], instruction="Say:") == 2.0
+        assert arm_flops(ARMS["gated-teacher"], FakeModels(), ["a"], instruction="Say:") == 2.0
+    assert seen == [["Say: a"], ["a"], ["a"], ["a"]]
 
 
 def test_words_cost_nothing_and_unknown_encoders_are_not_free() -> None:

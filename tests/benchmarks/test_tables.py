@@ -89,6 +89,38 @@ def test_a_row_says_harm_recall_ceiling_and_cost() -> None:
     assert render(written, rows) == written
 
 
+def test_the_ceiling_is_measured_from_the_teacher_of_the_same_documents() -> None:
+    other = result("teacher", [0, 0, 0, 0], [1, 1, 1, 1])
+    other["models"]["document_encoder"] = {"name": "a"}
+    rows = [
+        ("a", other),
+        ("t", result("teacher", [1, 1, 1, 1], [1, 1, 1, 1])),
+        ("t--b", result("response", [1, 1, 0, 0], [1, 1, 1, 0])),
+        ("t--b", result("hyde", [0, 0, 0, 0], [1, 1, 1, 1])),
+    ]
+    assert cells(render(DOCUMENT, rows), "response")[8].startswith("50.0 % (")
+
+
+def test_a_rate_of_a_table_with_several_machines_says_of_which() -> None:
+    own, other = result("response", [1], [1]), result("blend", [1], [1])
+    own["models"]["backbone"] = {"dtype": "bfloat16"}
+    other["provenance"] = {**other["provenance"], "cpu": "another processor"}
+    written = render(DOCUMENT, [("b", own), ("b", other)])
+    assert cells(written, "response")[10] == "12 a"
+    assert cells(written, "blend")[10] == "12 b"
+    assert "; a: 2 threads of a processor, bfloat16; b: 2 threads of another processor; commit" in written
+
+
+def test_a_selectivity_at_unequal_recall_is_marked() -> None:
+    unequal = result("response", [1, 0], [1, 1])
+    unequal["comparison"]["selectivity@5"] = {"value": -0.3, "low": -0.4, "high": -0.2, "n": 2, "reached": False}
+    written = render(DOCUMENT, [("b", unequal)])
+    assert cells(written, "response")[6] == "-30.0 (-40.0 to -20.0) †"
+    assert written.count("At equal recall it would hand over more") == 1
+    unequal["comparison"]["selectivity@5"]["reached"] = True
+    assert "†" not in render(DOCUMENT, [("b", unequal)])
+
+
 def test_a_configuration_has_a_picture_with_its_teacher_in_it(tmp_path: Path) -> None:
     store, document = ResultStore(tmp_path / "results"), tmp_path / "benchmarks.md"
     document.write_text(DOCUMENT)
@@ -222,7 +254,12 @@ def test_the_shipped_adapters_have_a_table_with_what_was_measured_of_these_very_
     own["comparison"]["selectivity@5"] = {"value": -0.3, "low": -0.4, "high": -0.2, "n": 2}
     older = result("gated", [0, 0], [1, 1])
     older["models"]["adapter"] = {"fingerprint": "sha256:0"}
-    written = render(DOCUMENT, [("b", own), ("b", older)]).partition("<!-- end of adapters -->")[0]
+    eight_bit = {**own, "models": {**own["models"], "backbone": {"dtype": "int8"}}, "metrics": older["metrics"]}
+    with pytest.raises(ValueError, match="two results of one arm"):
+        render(DOCUMENT, [("b", own), ("again", own)])
+    written = render(DOCUMENT, [("b", own), ("b", older), ("b--int8", eight_bit)]).partition(
+        "<!-- end of adapters -->"
+    )[0]
     rows = [line.strip("| ").split(" | ") for line in written.splitlines() if line.startswith("| `")]
     assert len(rows) == len(shipped_adapters())
     (row,) = [row for row in rows if row[:2] == [f"`{SMALL_BACKBONE}`", "`all-minilm-l6-v2`"]]

@@ -42,6 +42,7 @@ def test_an_ablation_is_trained_and_measured_by_one_command(tmp_path: Path, monk
     adopt(monkeypatch, data)
     monkeypatch.setattr("safe_retrieval.bench.measure._RESAMPLES", 20)
     monkeypatch.setenv("SAFE_RETRIEVAL_DATA", "")  # the command sets it; this puts it back
+    monkeypatch.chdir(tmp_path)
     trained = []
 
     def train(config: TrainingConfig, *, offline: bool) -> Path:
@@ -54,7 +55,7 @@ def test_an_ablation_is_trained_and_measured_by_one_command(tmp_path: Path, monk
     monkeypatch.setattr("safe_retrieval.bench.models.BenchModels", lambda *_, **__: FakeModels())
     file = REPOSITORY / "benchmarks" / "ablations.yaml"
     words = ["bench", "ablate", "compression-tokens-5", "--queries", "2304", "--tasks", "harm"]
-    words += ["--data", str(data), "--file", str(file), "--offline"]
+    words += ["--data", "data", "--file", str(file), "--offline"]
     places = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     done = CliRunner().invoke(app, [*words, *places])
     assert done.exit_code == 0, done.output

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def test_texts_from_a_file(tmp_path: Path, name: str) -> None:
         ("[1]\n", "line 1"),
         ("\n", "holds no texts"),
         (b"\xff\n", "cannot be read as UTF-8"),
+        ('{"text": ' + "9" * 5_000 + "}\n", "line 1: expected one JSON object"),
+        ("[" * 100_000 + "\n", "line 1"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -122,6 +125,9 @@ def test_a_missing_or_cut_file_is_named(tmp_path: Path) -> None:
     assert "missing.jsonl" in failed(DataError, "--input", tmp_path / "missing.jsonl")
     path = tmp_path / "cut.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "a"}\n' * 100)[:30])
+    assert "cut.jsonl.gz" in failed(DataError, "--input", path)
+    whole = gzip.compress(b'{"text": "a"}\n' * 100)
+    path.write_bytes(whole[:12] + b"\xff\xff" + whole[14:])
     assert "cut.jsonl.gz" in failed(DataError, "--input", path)
 
 
@@ -143,6 +149,17 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path, opened: list[Arm]) -> None
 def test_output_files_that_cannot_be(tmp_path: Path) -> None:
     assert ".npy" in failed(InputError, "a", "--output", tmp_path / "vectors.pkl")
     assert "not a folder" in failed(InputError, "a", "--output", tmp_path / "nowhere" / "vectors.npy")
+
+
+def test_a_folder_that_takes_no_file_is_told_before_a_model_is_loaded(
+    tmp_path: Path, opened: list[Arm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    assert "Permission denied" in failed(InputError, "a", "--output", tmp_path / "vectors.npy")
+    assert opened == []
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,6 +281,8 @@ def test_gpus_are_those_of_workers(corpus: Path, tmp_path: Path, monkeypatch: py
     out, gpus = str(tmp_path / "out"), replace_ray(monkeypatch)
     refused = CLI.invoke(app, ["build", str(corpus), out, "--gpus", "1"])
     assert "--gpus 1 needs --engine ray" in str(refused.exception)
+    refused = CLI.invoke(app, ["build", str(corpus), out, "--workers", "8"])
+    assert "--workers 8 needs --engine ray" in str(refused.exception)
     built = CLI.invoke(app, ["build", str(corpus), out, "--engine", "ray", "--gpus", "0.5"])
     assert built.exit_code == 0, built.exception
     assert gpus == [0.5]

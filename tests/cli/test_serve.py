@@ -103,6 +103,16 @@ def test_a_key_from_the_environment(started: list[dict[str, Any]], monkeypatch: 
     assert ring.identify("a-key-of-more-than-twenty-characters") == "key"
 
 
+def test_an_empty_key_in_the_environment_is_no_server_without_keys(
+    started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFE_RETRIEVAL_API_KEY", "")
+    error = run("serve", "--port", 0).exception
+    assert isinstance(error, InputError)
+    assert "SAFE_RETRIEVAL_API_KEY is set and empty" in str(error)
+    assert started == []
+
+
 @pytest.mark.parametrize("module", ["fastapi", "prometheus_client", "uvicorn"])
 def test_a_missing_extra_shows_before_models_are_loaded(
     started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, module: str

@@ -64,6 +64,7 @@ def test_a_copy_over_an_index_never_writes_into_its_files(tmp_path: Path, monkey
         copy_index(index, tmp_path / "new")
         damaged = index.path / index.manifest.segments[0].documents.name
         damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
-        with pytest.raises(IndexFormatError, match="not those that were written"):
+        with pytest.raises(IndexFormatError, match="not those that were written") as caught:
             copy_index(index, tmp_path / "copy")
+        assert str(caught.value).startswith(str(damaged))
     assert verify_index(tmp_path / "copy") == verify_index(tmp_path / "new") == []

@@ -14,7 +14,7 @@ from safe_retrieval.index import documents as documents_module
 from safe_retrieval.index.chunking import chunked
 from safe_retrieval.index.conditions import to_sql
 from safe_retrieval.index.documents import DocumentStore, DocumentWriter
-from safe_retrieval.index.filters import Equal
+from safe_retrieval.index.filters import AnyOf, Equal
 from safe_retrieval.index.rows import Fields, Place, document_of
 from safe_retrieval.types import Document
 from tests.support.corpora import small_corpus
@@ -199,6 +199,19 @@ def test_a_look_up_does_not_wait_for_a_filter(tmp_path: Path, monkeypatch: pytes
         assert store.at([2]) == [corpus[2]]
         looked_up.set()
         assert answer.result().tolist() == [False, True, False, True]
+
+
+def test_a_filter_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    corpus = [Document(str(number), "text", metadata={"a": number}) for number in range(2_000)]
+    store_of(tmp_path / "d.sqlite", corpus).close()
+    fields = to_sql(AnyOf(tuple(Equal(f"field {number}", 1) for number in range(200))))
+    with DocumentStore(tmp_path / "d.sqlite", filter_seconds=1e-4) as store:
+        with pytest.raises(InputError, match=r"takes longer than the 0\.0001 s that one may take here"):
+            store.matching(fields)
+        assert store.at([7]) == [corpus[7]]
+    with DocumentStore(tmp_path / "d.sqlite", filter_seconds=600) as store:
+        assert not store.matching(fields).any()
+        assert store.matching(to_sql(Equal("a", 7))).nonzero()[0].tolist() == [7]
 
 
 def test_pieces_are_told_from_documents_that_look_like_them(tmp_path: Path) -> None:

@@ -52,6 +52,10 @@ def test_the_split_has_to_be_clear(folder: str) -> None:
 def test_offline_is_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OfflineError, match=r"'BeIR/scifact' would have to be read from the hub"):
         read_dataset("BeIR/scifact", offline=True)
+    with monkeypatch.context() as patch:
+        patch.setenv("SAFE_RETRIEVAL_OFFLINE", "1")
+        with pytest.raises(OfflineError):
+            read_dataset("BeIR/scifact")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(OfflineError):
         read_dataset("BeIR/scifact")

@@ -106,11 +106,11 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was hashed, by whichever hash."""
     counts: Counter[str] = Counter()
 
-    def counting(plain: Callable[[Path], str], path: Path) -> str:
+    def counting(plain: Callable[[Path], Any], path: Path) -> Any:
         counts[path.name] += 1
         return plain(path)
 
-    for name in ("file_sha256", "file_xxh3"):
+    for name in ("file_sha256", "file_xxh3", "record_file"):
         monkeypatch.setattr(manifest_module, name, partial(counting, getattr(manifest_module, name)))
     return counts
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,38 @@ def test_a_gate_judges_the_words_of_a_condition_too(
     for row in search(opened, where=where).json()["data"]:
         assert (row["flagged"], row["hits"]) == (True, [])
     assert [row["flagged"] for row in search(opened, where={"$words": "violin"}).json()["data"]] == [False, True]
+
+
+class ShortSighted(QueryEncoder):
+    """Reads the first five words."""
+
+    def as_read(self, texts: Sequence[str]) -> list[str]:
+        return [" ".join(text.split()[:5]) for text in texts]
+
+    def _refusal(self, texts: Sequence[str]) -> Any:
+        return super()._refusal(self.as_read(texts))
+
+
+@pytest.mark.parametrize("split", ["in the filter", "between query and filter"])
+def test_words_that_are_harmful_together_are_judged_together(
+    client: Client, index: SearchableIndex, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    query = QueryEncoder()
+    monkeypatch.setattr(query, "_refused", ["forbidden violin"])
+    opened = client(served_by(query, index=index, gate=RefusalGate(GateAction.EMPTY)))
+    asked: dict[str, Any] = {"query": "harp", "where": {"$and": [{"$words": "forbidden"}, {"$words": "violin"}]}}
+    if split == "between query and filter":
+        asked = {"query": "a forbidden", "where": {"$words": "violin"}}
+    (row,) = opened.post("/v1/search", json=asked).json()["data"]
+    assert (row["flagged"], row["hits"]) == (True, [])
+
+
+def test_words_of_a_condition_that_no_judge_reads_are_refused(client: Client, index: SearchableIndex) -> None:
+    opened = client(served_by(ShortSighted(), index=index, gate=RefusalGate(GateAction.EMPTY)))
+    for where in ({"$words": "the " * 5 + "forbidden"}, {"$or": [{"$words": f"the{n}"} for n in range(6)]}):
+        response = search(opened, where=where)
+        assert response.status_code == 400
+        assert "more than the gate reads" in response.json()["error"]["message"]
 
 
 def test_metadata_that_utf_8_cannot_carry_is_sent_all_the_same(client: Client, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from safe_retrieval.training.llm2vec import (
     masked_loss,
     train_llm2vec,
 )
+from safe_retrieval.training.lock import only_writer
 from safe_retrieval.training.teachers import load_teacher
 from tests.support.tiny_models import SENTENCES, save_tiny_model, tiny_model
 
@@ -124,6 +125,13 @@ def test_a_batch_too_large_to_keep_is_computed_again_with_the_same_noise(
     train_llm2vec(config.model_copy(update={"out": tmp_path / "again"}), offline=True)
     assert calls
     np.testing.assert_allclose(losses(config.out), losses(tmp_path / "again"), atol=1e-5)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(config: Llm2VecConfig) -> None:
+    config.out.mkdir()
+    with only_writer(config.out / "train.lock", "it"), pytest.raises(TrainingError, match="another process is writing"):
+        train_llm2vec(config, offline=True)
+    assert [path.name for path in config.out.iterdir()] == ["train.lock"]
 
 
 def test_other_settings_are_refused(config: Llm2VecConfig) -> None:

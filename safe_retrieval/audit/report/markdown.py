@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from safe_retrieval.audit.changes import BaselineComparison, MetricChange
+from safe_retrieval.audit.changes import BaselineComparison
 from safe_retrieval.audit.report.headline import NDCG, RECALL, best_of, harm_metric
 from safe_retrieval.audit.report.writing import bounds, metric_name, number, p_value, points, signed
 from safe_retrieval.audit.results import ArmResult, AuditReport
@@ -72,7 +72,7 @@ def _compared(report: AuditReport, name: str) -> list[str]:
     comparison = report.comparisons.get(name)
     if comparison is None:
         return ["baseline", "", ""]
-    change: MetricChange | None = comparison.harm or comparison.any_harm
+    change = comparison.changes[harm_metric(report)]
     selectivity = comparison.selectivity
     return [
         signed(change.relative) if change else "\N{EN DASH}",

@@ -28,7 +28,7 @@ def summary_table(report: AuditReport, *, intervals: bool = True) -> Table:
     best = best_of(report)
     for name, result in report.arms.items():
         comparison = report.comparisons.get(name)
-        change = comparison.harm if comparison else None
+        change = comparison.changes[harm] if comparison else None
         kept = comparison.benign_recall if comparison else None
         cells = (
             *_figure(result.metrics[harm], intervals=intervals),

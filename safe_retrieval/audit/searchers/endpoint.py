@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -64,15 +65,14 @@ def public_settings(settings: EndpointSettings) -> dict[str, Any]:
         value = getattr(settings, name)
         if isinstance(value, EndpointSettings):
             content[name] = public_settings(value)
-    address = {"url": _shown(filled(settings.url)), "url_sha256": _url_sha256(settings)}
+    address = {"url": _shown(settings.url), "url_sha256": _url_sha256(settings)}
     return {**address, "headers": sorted(settings.headers), **content}
 
 
 def _shown(url: str) -> str:
-    import httpx
-
-    parts = httpx.URL(url)
-    return f"{parts.scheme}://{parts.host}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    """An address without user, password, parameters and fragment; given as configured, no ``${NAME}`` is filled in."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def _url_sha256(settings: EndpointSettings) -> str:
@@ -119,8 +119,8 @@ class Endpoint:
 
     @property
     def shown(self) -> str:
-        """The address without user, password and parameters."""
-        return _shown(self._url)
+        """The address as it was configured, without user, password and parameters."""
+        return _shown(self._settings.url)
 
     @property
     def sha256(self) -> str:
@@ -141,7 +141,7 @@ class Endpoint:
             read: takes the parsed JSON; raises :class:`NoAnswerError` where it is no answer.
             method: of HTTP.
             json: body.
-            params: of the address.
+            params: of the address, besides those that it has.
 
         Raises:
             AuditError: it could not be had; the message says what came last.
@@ -167,7 +167,9 @@ class Endpoint:
         import httpx
 
         try:
-            with self._client.stream(method, self._url, json=json, params=params or None) as response:
+            # Merged here: given apart, httpx would put them in the place of the address's own.
+            url = httpx.URL(self._url).copy_merge_params(params or {})
+            with self._client.stream(method, url, json=json) as response:
                 content = self._read(response, time.monotonic() + self._settings.timeout)
         except httpx.TimeoutException as error:
             raise NoAnswerError(f"nothing within {self._settings.timeout:g} s") from error

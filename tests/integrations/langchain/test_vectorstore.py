@@ -106,6 +106,21 @@ async def test_the_asynchronous_methods_say_the_same(store: SafeRetrievalVectorS
     assert again.index.ids() == ["2"]
 
 
+async def test_texts_are_all_stored_or_refused(tmp_path: Path) -> None:
+    texts = ["aa", "bbb", "cccc"]
+    for wrong in ({"ids": ["1", "2"]}, {"metadatas": [{}]}):
+        with pytest.raises(InputError, match=r"expected (one id|as many metadatas)"):
+            SafeRetrievalVectorStore.from_texts(texts, FAKE, **wrong, path=tmp_path / "out")  # type: ignore[arg-type]
+    store = SafeRetrievalVectorStore.from_texts([], FAKE)
+    assert len(store.add_texts(text for text in texts)) == 3
+    assert len(await store.aadd_texts(iter(texts), [{"n": number} for number in range(3)])) == 3
+    assert len(store.index) == 6
+    assert store.add_texts(iter(["d"]), [{"n": 7}], ids=["7"]) == ["7"]
+    assert store.get_by_ids(["7"])[0].metadata == {"n": 7}
+    with pytest.raises(InputError, match="wrap it in a list"):
+        store.add_texts("one text")
+
+
 def test_saved_and_loaded(store: SafeRetrievalVectorStore, tmp_path: Path) -> None:
     store.delete(["d1990"])
     store.save_local(tmp_path / "copy")
