@@ -111,8 +111,13 @@ def import_(
     if is_folder and encoder is None:
         raise InputError(f"{source} does not say who made its vectors; name the encoder: --encoder")
     bound = memory_bytes(memory)
+    fields = Fields(id_field, title_field, text_field)
     if is_folder and bound is not None:
         raise InputError("--memory needs a .parquet file: a folder of LangChain's is read as a whole")
+    if is_folder and (fields != Fields() or vector_field != "vector"):
+        raise InputError("names of fields need a .parquet file: a folder of LangChain's has its own")
+    if not is_folder and skip_foreign:
+        raise InputError("--skip-foreign needs a folder of LangChain's: all that a .parquet file holds can be taken")
     made_by = None if encoder is None else load_document_encoder(encoder, offline=offline)
     if is_folder and made_by is not None:
         imported = import_langchain(
@@ -123,7 +128,7 @@ def import_(
             source,
             out,
             encoder=made_by,
-            fields=Fields(id_field, title_field, text_field),
+            fields=fields,
             vector_field=vector_field,
             factory=factory,
             memory=bound,

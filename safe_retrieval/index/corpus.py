@@ -81,6 +81,7 @@ def read_corpus(path: str | Path, *, fields: Fields = PLAIN_FIELDS, rejects: Rej
         rejects: takes broken lines and documents whose id came before; ``None`` makes the first of them an error.
 
     Raises:
+        InputError: fields of plain text are chosen, which has none (at once).
         DataError: the path is missing or of an unknown kind (at once); or, while reading, a line is broken, not UTF-8,
             or lacks an id or text (without ``rejects``), or a compressed stream is damaged. The message names file and
             line.
@@ -163,7 +164,16 @@ def _as_text(fields: Mapping[str, Any] | None) -> str:
 
 
 def _for_text(fields: Fields) -> Fields:
-    """Plain text has no fields to choose among; its ids may be made of its content."""
+    """Plain text has no fields to choose among; its ids may be made of its content.
+
+    Raises:
+        InputError: one was chosen all the same.
+    """
+    if fields not in {PLAIN_FIELDS, Fields(id=CONTENT_ID)}:
+        raise InputError(
+            f"plain text has no fields, so the only choice is the id {CONTENT_ID!r}; leave out names of fields and the "
+            "template, or write the corpus as JSON lines"
+        )
     return Fields(CONTENT_ID if fields.id == CONTENT_ID else "id")
 
 

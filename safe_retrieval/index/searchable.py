@@ -350,7 +350,7 @@ class SearchableIndex:
         """Make all of the index of a kind, unless it is, and write down how much a search looks at.
 
         Args:
-            factory: the kind of index, as for :meth:`compact`.
+            factory: the kind of index by its name; ``auto`` has no settings of its own.
             settings: for segments of that kind, from here on, by whoever opens the index.
             memory: as for :meth:`compact`.
 
@@ -395,11 +395,12 @@ class SearchableIndex:
             yield self._snapshot
 
     def _adopt(self, manifest: IndexManifest) -> None:
-        """Go on to a state that was just written here, so its hashes are known to be right."""
-        opening = self._opening._replace(verify=False)
-        after = Snapshot.open(self.path, manifest, opening, before=self._snapshot)
+        """Go on to a state that was just written here, so its hashes are known to be right; unless closed meanwhile."""
+        if (before := self._current) is None:
+            return
+        after = Snapshot.open(self.path, manifest, self._opening._replace(verify=False), before=before)
         with self._one_step:
-            self._current = after
+            self._current = None if self._current is None else after
 
     def _checked(self, documents: Sequence[Document], vectors: FloatMatrix) -> Block:
         checked = list(documents)

@@ -61,6 +61,7 @@ def test_export_and_import(index: str, tmp_path: Path) -> None:
     assert CLI.invoke(app, ["export", index, str(tmp_path / "beir")]).exit_code == 0
     assert list(read_corpus(tmp_path / "beir")) == DOCUMENTS
     assert isinstance(CLI.invoke(app, ["import", str(tmp_path / "beir"), out]).exception, InputError)
+    assert "--skip-foreign needs" in str(CLI.invoke(app, ["import", table, out, "--skip-foreign"]).exception)
 
 
 def test_import_of_langchain(index: str, tmp_path: Path) -> None:
@@ -68,6 +69,8 @@ def test_import_of_langchain(index: str, tmp_path: Path) -> None:
     assert "name the encoder" in str(CLI.invoke(app, ["import", folder, out]).exception)
     assert "holds a bytes" in str(CLI.invoke(app, ["import", folder, out, "--encoder", "hash-encoder"]).exception)
     options = ["--encoder", "hash-encoder", "--skip-foreign"]
+    for wrong in (["--id-field", "key"], ["--text-field", "body"], ["--vector-field", "v"]):
+        assert "need a .parquet file" in str(CLI.invoke(app, ["import", folder, out, *options, *wrong]).exception)
     imported = CLI.invoke(app, ["import", folder, out, *options])
     assert imported.exit_code == 0
     assert "left out: document 'id 0': metadata field 'raw' holds a bytes" in imported.stderr

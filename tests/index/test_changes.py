@@ -30,7 +30,7 @@ from safe_retrieval.errors import (
     IndexLockedError,
     InputError,
 )
-from safe_retrieval.index import advisor, changes, factories, publish
+from safe_retrieval.index import advisor, changes, factories, publish, searchable
 from safe_retrieval.index import manifest as manifest_module
 from safe_retrieval.index.builder import build_index
 from safe_retrieval.index.exact import ExactIndex
@@ -85,6 +85,13 @@ def test_add_upsert_delete_get(folder: Path) -> None:
         with pytest.raises(InputError, match="no document with the id 'd0'"):
             index.get_documents(["d1", "d0"])
         assert np.array_equal(index.get_vectors(["new", "d1"]), vectors_of([new[2], DOCUMENTS[1]]))
+        with pytest.raises(InputError, match="wrap it in a list"):
+            index.get_vectors("d1")
+        with pytest.raises(InputError, match="0 or more, got -1"):
+            index.sample_vectors(-1)
+        for k in (float("nan"), 2.5, "3"):
+            with pytest.raises(InputError, match="expected a whole number as k"):
+                index.search(vectors_of(new[:1]), k)  # type: ignore[arg-type]
     assert verify_index(folder) == []
     with load_index(folder) as index:
         same_as(index, expected)
@@ -524,3 +531,21 @@ def test_any_sequence_of_changes_of_other_kinds_agrees_with_a_dictionary(
             max_examples=5, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+def test_a_change_that_was_published_when_its_object_was_closed_is_no_failure(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, plain = load_index(folder), searchable.changed
+
+    def published_and_closed(*given: Any, **named: Any) -> Any:
+        manifest = plain(*given, **named)
+        index.close()
+        return manifest
+
+    monkeypatch.setattr(searchable, "changed", published_and_closed)
+    assert index.delete(["d1"]) == 1
+    with pytest.raises(IndexFolderError, match="was closed"):
+        index.ids()
+    with load_index(folder) as again:
+        assert "d1" not in again

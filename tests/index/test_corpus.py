@@ -209,10 +209,9 @@ def test_a_document_a_line(tmp_path: Path, name: str) -> None:
 
 
 def test_only_the_last_suffix_counts(tmp_path: Path) -> None:
-    fields = Fields(id="key")
     path = write(tmp_path / "notes.txt.jsonl.gz", '{"key": "a", "text": "b"}')
-    assert list(read_corpus(path, fields=fields)) == [Document("a", "b")]
-    assert list(read_corpus(write(tmp_path / "C.TXT", "b"), fields=fields)) == [Document("1", "b")]
+    assert list(read_corpus(path, fields=Fields(id="key"))) == [Document("a", "b")]
+    assert list(read_corpus(write(tmp_path / "C.TXT", "b"))) == [Document("1", "b")]
 
 
 def test_a_document_a_text_file(tmp_path: Path) -> None:
@@ -261,6 +260,17 @@ def test_ids_of_the_content(tmp_path: Path) -> None:
     (line,) = read_corpus(write(tmp_path / "c.txt", "abc\n"), fields=Fields(id=CONTENT_ID))
     (row,) = read_corpus(write(tmp_path / "c.csv", "text\nabc\n"), fields=Fields(id=CONTENT_ID))
     assert line.id == row.id == ids[2]
+
+
+@pytest.mark.parametrize("name", ["c.txt", "c.txt.gz", "folder"])
+def test_plain_text_has_no_fields_to_choose_among(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    write(path / "a.txt" if name == "folder" else path, "one\n")
+    for fields in (Fields(template="{title}: {text}"), Fields(text="body"), Fields(id="key"), Fields(title="head")):
+        with pytest.raises(InputError, match="plain text has no fields"):
+            read_corpus(path, fields=fields)
 
 
 def test_a_data_set_of_hugging_face() -> None:
