@@ -164,6 +164,8 @@ class DocumentStore:
                 raise IndexFormatError(f"{path}: expected documents of version {SCHEMA_VERSION} or 1, got {version}")
             self.full_text = version > 1
             ((self._count,),) = self._query("SELECT COUNT(*) FROM documents")
+            for reader in (self._look_ups, self._filters):  # after the count, which looks at every id
+                reader.map_file()
             on_failure.pop_all()
         for reader in (self._look_ups, self._filters):  # an index under change drops stores that nobody asks any more
             weakref.finalize(self, reader.close)

@@ -38,22 +38,21 @@ class SqliteReader:
         path: the file.
 
     Raises:
-        IndexFormatError: it is missing or damaged.
+        IndexFormatError: it is missing or cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
         self._connection = _open_read_only(path)
-        try:
-            self.query(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
-        except IndexFormatError:
-            self.close()
-            raise
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def map_file(self) -> None:
+        """Read from the file's mapped pages from now on, which count as this process's memory once they were read."""
+        self.query(f"PRAGMA mmap_size = {_MAPPED_BYTES}")
 
     def query(
         self,
