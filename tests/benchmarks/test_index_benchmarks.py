@@ -35,10 +35,11 @@ def test_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")]))
     out = tmp_path / "vectors.json"
-    assert vectors.main(["--sizes", "500", "--dimension", "8", "--lists", "4", "--out", str(out)]) == 0
+    assert vectors.main(["--sizes", "500", "--dimension", "8", "--lists", "4", "--rounds", "2", "--out", str(out)]) == 0
     (row,) = json.loads(out.read_text())["sizes"]
     assert (row["factory"], row["vectors"], row["within_bound"]) == ("IVF4,Flat", 500, True)
     assert row["ours"]["seconds"] > 0
+    assert row["rounds"] == 2
     assert row["opening"]["file_bytes"] == row["verified_opening"]["file_bytes"] == 500 * 8 * 4 + 45
 
 
