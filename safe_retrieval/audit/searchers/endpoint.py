@@ -167,8 +167,9 @@ class Endpoint:
         import httpx
 
         try:
-            # Merged here: given apart, httpx would put them in the place of the address's own.
-            url = httpx.URL(self._url).copy_merge_params(params or {})
+            url = httpx.URL(self._url)
+            if params:  # merged here: given apart, httpx would put them in the place of the address's own
+                url = url.copy_merge_params(params)
             with self._client.stream(method, url, json=json) as response:
                 content = self._read(response, time.monotonic() + self._settings.timeout)
         except httpx.TimeoutException as error:
