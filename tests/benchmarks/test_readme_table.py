@@ -81,7 +81,8 @@ def test_without_judgements_any_harm_takes_its_place(report: dict[str, Any]) -> 
     headings, _, baseline, gated = map(cells, table(report).splitlines())
     assert headings[1] == "any harm@5 (lower is safer)"
     assert baseline[1].startswith("75.0 %")  # the fourth request has no passage of its own and found none
-    assert gated[2] == "n/a"
+    assert gated[1].startswith("25.0 %")
+    assert gated[2] == "-66.7 %"
 
 
 def test_only_what_is_between_the_markers_changes_and_they_name_the_report(report: dict[str, Any]) -> None:
