@@ -81,3 +81,9 @@ def test_names_of_targets() -> None:
     )
     assert [target.called for target in found.targets] == ["b, input", "z", "http", "v"]
     assert found.reference == "b, input"
+
+
+def test_a_file_nested_without_end_is_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "audit.yaml").write_text("[" * 3_000)
+    with pytest.raises(ConfigError, match="expected the settings of an audit"):
+        load_settings(tmp_path / "audit.yaml")

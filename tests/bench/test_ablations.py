@@ -74,5 +74,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     file.write_text(file.read_text() + "rows: {x: {adapter: {tokens: 1}}}\n")
     with pytest.raises(ConfigError, match=r"ablation x: adapter\.tokens"):
         ablation_config(load_ablations(file), "x", tmp_path)
-    with pytest.raises(ConfigError, match="expected a YAML file"):
-        load_ablations(tmp_path / "none.yaml")
+    file.write_text("[" * 3_000)
+    for broken in (file, tmp_path / "none.yaml"):
+        with pytest.raises(ConfigError, match="expected a YAML file"):
+            load_ablations(broken)

@@ -50,6 +50,7 @@ def test_documents_are_encoded_as_ever_whatever_the_queries_are_read_in(folder: 
     assert isinstance(document, PooledEncoder)
     assert models._language_model.precision == "float64"
     assert document.torch_modules[0] is not models._language_model.model
+    assert models.document.record["document_encoder"]["dtype"] == document.model.precision != "float64"
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:

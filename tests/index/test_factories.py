@@ -307,3 +307,13 @@ def test_advice_that_cannot_be_given() -> None:
 def test_what_is_advised_can_be_trained(count: int) -> None:
     for memory in (None, 300 * count, 100 * count):
         assert advise(count, 384, memory=memory, deletes=True).factory.least_training <= count
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is mapped is read from Linux's /proc")
+@pytest.mark.parametrize("memory_map", [True, False])
+def test_vectors_beside_codes_are_held_where_nothing_is_to_be_mapped(tmp_path: Path, memory_map: bool) -> None:
+    build_index(small_corpus(80), HashEncoder(), tmp_path / "index", factory="SQ8")
+    originals = read_manifest(tmp_path / "index").segments[0].originals
+    assert originals is not None
+    with load_index(tmp_path / "index", memory_map=memory_map):
+        assert (originals.name in Path("/proc/self/maps").read_text(encoding="utf-8")) == memory_map

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safe_retrieval.errors import DataError, EncoderMismatchError, IndexFolderError, IndexLockedError, InputError
+from safe_retrieval.errors import (
+    DataError,
+    EncoderMismatchError,
+    IndexFolderError,
+    IndexLockedError,
+    InputError,
+    ModelError,
+)
 from safe_retrieval.index import faiss_files, steps, vector_files
 from safe_retrieval.index import shards as shards_module
 from safe_retrieval.index.builder import build_index
@@ -253,6 +261,30 @@ def test_a_kind_that_does_not_fit_the_dimension_is_refused_before_anything_is_re
         build_index(remaining, encoder, tmp_path / "out", factory="IVF4,PQ5")
     assert next(remaining) is DOCUMENTS[0]
     assert encoder.document_calls == []
+
+
+def test_what_fails_outside_the_folder_is_not_told_as_a_full_disk(tmp_path: Path) -> None:
+    class Remote(HashEncoder):
+        def _vectors(self, texts: Any) -> FloatMatrix:
+            raise ConnectionResetError("the other side went away")
+
+    def broken() -> Iterator[Document]:
+        yield DOCUMENTS[0]
+        raise TimeoutError("the crawler got no answer")
+
+    with pytest.raises(TimeoutError, match="no answer"):
+        plan_build(broken(), HashEncoder(), tmp_path / "out", shards=1)
+    plan_build(DOCUMENTS, HashEncoder(), tmp_path / "out", shards=1)
+    with pytest.raises(ModelError, match="hash-encoder failed at the documents from 0 on: the other side went away"):
+        embed_shard(tmp_path / "out", 0, Remote())
+
+
+@pytest.mark.parametrize("build", [build_index, partial(build_in_shards, shards=1)])
+def test_a_folder_that_takes_no_files_is_named(tmp_path: Path, build: Any) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / BUILD_FOLDER).write_text("no folder")
+    with pytest.raises(IndexFolderError, match=r"out cannot be written: .* mend the disk"):
+        build(DOCUMENTS, HashEncoder(), tmp_path / "out")
 
 
 def test_plans_that_cannot_be(tmp_path: Path) -> None:

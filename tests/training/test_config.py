@@ -132,7 +132,7 @@ def test_shares_that_cannot_be(tmp_path: Path, shares: dict[str, float], message
         load_config(write(tmp_path, merged("queries.shares", shares)))
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "", "just text"])
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "", "just text", "[" * 3_000])
 def test_what_is_no_configuration(tmp_path: Path, content: str) -> None:
     with pytest.raises(ConfigError, match=r"config\.yaml"):
         load_config(write(tmp_path, content))

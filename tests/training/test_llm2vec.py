@@ -182,5 +182,7 @@ def test_configurations_are_read_and_mistakes_told(tmp_path: Path, monkeypatch: 
     file.write_text("backbone: x\nout: y\nrank: 3\n")
     with pytest.raises(ConfigError, match="rank: Extra inputs"):
         load_llm2vec_config(file)
-    with pytest.raises(ConfigError, match="expected a YAML configuration"):
-        load_llm2vec_config(tmp_path / "none.yaml")
+    file.write_text("[" * 3_000)
+    for broken in (file, tmp_path / "none.yaml"):
+        with pytest.raises(ConfigError, match="expected a YAML configuration"):
+            load_llm2vec_config(broken)
