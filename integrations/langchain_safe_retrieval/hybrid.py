@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from langchain_safe_retrieval.documents import as_langchain
 from langchain_safe_retrieval.engine import EncodedQuery
 from langchain_safe_retrieval.stores import Found
-from langchain_safe_retrieval.vectorstore import as_langchain
 from safe_retrieval.index.filters import Where
 from safe_retrieval.retrieval.lexical import LexicalIndex
 from safe_retrieval.retrieval.retriever import SafeRetriever

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-import uuid
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
+from langchain_safe_retrieval.documents import as_documents, as_langchain, as_ours
 from langchain_safe_retrieval.foreign import (
     AGREEMENT,
     SAMPLE,
@@ -36,7 +36,6 @@ from langchain_safe_retrieval.foreign import (
 )
 from safe_retrieval.errors import EncoderMismatchError, InputError
 from safe_retrieval.index.filters import Where
-from safe_retrieval.types import Document as IndexDocument
 from safe_retrieval.types import Encoder, FloatMatrix, Hit
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ class SafeRetrievalVectorStore(VectorStore):
         Raises:
             InputError: metadatas are not n, or as for :meth:`add_documents`, which raises the other errors too.
         """
-        return self.add_documents(_as_documents(texts, metadatas), ids=ids, **rest)
+        return self.add_documents(as_documents(texts, metadatas), ids=ids, **rest)
 
     async def aadd_texts(
         self,
@@ -197,7 +196,7 @@ class SafeRetrievalVectorStore(VectorStore):
         **rest: Any,
     ) -> list[str]:
         """As :meth:`add_texts`."""
-        return await self.aadd_documents(_as_documents(texts, metadatas), ids=ids, **rest)
+        return await self.aadd_documents(as_documents(texts, metadatas), ids=ids, **rest)
 
     def add_documents(self, documents: list[Document], *, ids: list[str] | None = None, **_: Any) -> list[str]:
         """Add documents, in the place of those with the same ids; they are left as they are.
@@ -214,7 +213,7 @@ class SafeRetrievalVectorStore(VectorStore):
             DataError: metadata is not JSON.
             IndexFolderError: the folder cannot be written, or another process is writing it.
         """
-        named = _named(documents, ids)
+        named = as_ours(documents, ids)
         for start in range(0, len(named), MOST_AT_ONCE):
             part = named[start : start + MOST_AT_ONCE]
             self.index.upsert(part, self._rows(self.embedding.embed_documents([document.text for document in part])))
@@ -222,7 +221,7 @@ class SafeRetrievalVectorStore(VectorStore):
 
     async def aadd_documents(self, documents: list[Document], *, ids: list[str] | None = None, **_: Any) -> list[str]:
         """As :meth:`add_documents`."""
-        named = _named(documents, ids)
+        named = as_ours(documents, ids)
         for start in range(0, len(named), MOST_AT_ONCE):
             part = named[start : start + MOST_AT_ONCE]
             rows = self._rows(await self.embedding.aembed_documents([document.text for document in part]))
@@ -425,38 +424,6 @@ def check_space(index: SearchableIndex, encoder: Encoder) -> None:
             f"those of {encoder.name}; open it with the embeddings that made it"
         )
     index.check_encoder(encoder)
-
-
-def _as_documents(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None) -> list[Document]:
-    if isinstance(texts, str):
-        raise InputError("expected a list of texts, got one string; wrap it in a list")
-    contents = list(texts)  # an iterator can be read once only
-    if metadatas and len(metadatas) != len(contents):
-        raise InputError(f"expected as many metadatas as texts, got {len(metadatas)} and {len(contents)}")
-    return [
-        Document(page_content=text, metadata=metadata)
-        for text, metadata in zip(contents, metadatas or [{}] * len(contents), strict=True)
-    ]
-
-
-def _named(documents: Sequence[Document], ids: Sequence[str | None] | None) -> list[IndexDocument]:
-    """Documents of ours, each with an id; LangChain embeds the text alone, so there is no title."""
-    given = [document.id for document in documents] if ids is None else list(ids)
-    if len(given) != len(documents):
-        raise InputError(f"expected one id for each document, got {len(given)} ids and {len(documents)} documents")
-    named = [
-        IndexDocument(identifier or str(uuid.uuid4()), document.page_content, metadata=document.metadata)
-        for document, identifier in zip(documents, given, strict=True)
-    ]
-    if len({document.id for document in named}) < len(named):  # a later part would silently replace an earlier one
-        raise InputError("an id comes twice among the documents to add; ids are unique")
-    return named
-
-
-def as_langchain(document: IndexDocument) -> Document:
-    """A document of ours as LangChain's; a title becomes metadata."""
-    title = {"title": document.title} if document.title else {}
-    return Document(id=document.id, page_content=document.text, metadata={**title, **document.metadata})
 
 
 def _without_scores(found: Sequence[tuple[Document, float]]) -> list[Document]:

@@ -51,7 +51,7 @@ def filter_from(text: str | None) -> dict[str, Any] | None:
     try:
         where = json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of more digits than Python reads
-        raise InputError(f"--where: expected JSON such as '{{\"year\": 1990}}', got {text!r}: {error}") from error
+        raise InputError(f"--where: expected JSON such as '{{\"year\": 1990}}', got {text[:80]!r}: {error}") from error
     if not isinstance(where, dict):
         raise InputError(f"--where: expected a JSON object such as '{{\"year\": 1990}}', got {text!r}")
     return where

@@ -24,6 +24,7 @@ import xxhash
 
 from safe_retrieval.errors import IndexFolderError, IndexFormatError
 from safe_retrieval.index.settings import SearchSettings
+from safe_retrieval.models.digest import sha256_of
 
 MANIFEST_NAME = "manifest.json"
 PARTIAL_MANIFEST = f".{MANIFEST_NAME}.partial"
@@ -273,13 +274,6 @@ def record_file(path: Path) -> FileRecord:
     return FileRecord(path.name, path.stat().st_size, sha256.hexdigest(), xxh3.hexdigest())
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in lower-case hex."""
-    digest = hashlib.sha256()
-    _feed(path, digest)
-    return digest.hexdigest()
-
-
 def file_xxh3(path: Path) -> str:
     """XXH3 of 128 bits of a file in lower-case hex."""
     digest = xxhash.xxh3_128()
@@ -336,7 +330,7 @@ def check_file(folder: Path, record: FileRecord, check: Check) -> Path:
 
 def _has_bytes_of(record: FileRecord, path: Path, check: Check) -> bool:
     if record.xxh3 is None:
-        return file_sha256(path) == record.sha256
+        return sha256_of(path) == record.sha256
     if check is Check.OPENING:
         return file_xxh3(path) == record.xxh3
     found = record_file(path)

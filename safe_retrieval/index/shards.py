@@ -24,9 +24,10 @@ from numpy.lib import format as npy
 
 from safe_retrieval.errors import IndexFolderError
 from safe_retrieval.index.faiss_files import write_rows
-from safe_retrieval.index.manifest import BUILD_FOLDER, file_sha256, sync_file
+from safe_retrieval.index.manifest import BUILD_FOLDER, sync_file
 from safe_retrieval.index.plan import BuildPlan
 from safe_retrieval.index.vector_files import TRAINED_NAME
+from safe_retrieval.models.digest import sha256_of
 from safe_retrieval.types import Encoder, FloatMatrix
 
 _BLOCK_ROWS = 16_384
@@ -48,7 +49,7 @@ def keep(aside: Path, path: Path, key: str) -> None:
     record = _record(path)
     record.unlink(missing_ok=True)  # it speaks of the file that is about to go
     sync_file(aside)
-    digest = file_sha256(aside)
+    digest = sha256_of(aside)
     aside.replace(path)
     aside.write_text(json.dumps({"key": key, "sha256": digest}), encoding="utf-8")
     aside.replace(record)
@@ -57,7 +58,7 @@ def keep(aside: Path, path: Path, key: str) -> None:
 def kept_sha256(path: Path, key: str) -> str | None:
     """SHA-256 of a file that was kept; ``None`` if it is missing, was made of something else, or is damaged."""
     try:
-        digest = file_sha256(path)
+        digest = sha256_of(path)
         # The record is compared as a whole: a damaged one equals nothing.
         sound = json.loads(_record(path).read_text(encoding="utf-8")) == {"key": key, "sha256": digest}
     except (OSError, ValueError):

@@ -91,6 +91,7 @@ def test_options_reach_the_server(started: list[dict[str, Any]], tmp_path: Path)
     assert (served.name, served.gate.action, served.gate.threshold) == ("text-embedding-3-small", GateAction.EMPTY, 0.5)
     assert served.judge is not None  # the arm has no verdict, and the gate needs one
     assert len(served.index) == 5
+    assert served.index._opening.filter_seconds == 5.0
     assert (call["settings"].max_batch, call["settings"].timeout) == (4, 5.0)
     assert call["keys"].identify(key) == "alice"
     assert "not kept anywhere" in printed.stderr

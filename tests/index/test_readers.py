@@ -110,7 +110,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts[path.name] += 1
         return plain(path)
 
-    for name in ("file_sha256", "file_xxh3", "record_file"):
+    for name in ("sha256_of", "file_xxh3", "record_file"):
         monkeypatch.setattr(manifest_module, name, partial(counting, getattr(manifest_module, name)))
     return counts
 
